@@ -1,0 +1,1 @@
+"""The ground both sides stand on: settings, the Ray runtime, records, the log, the registry."""

@@ -1,0 +1,82 @@
+"""Reading the decision log: the one truth about aliases. Only `services/rollout.py` writes it.
+
+Each decision is a file of its own, named by its sequence number and created exclusively (`link(2)` fails if the name
+exists). Two writers can therefore never both write entry n: the loser is told, reads the log again and decides anew.
+That fences without a lease, on any file system that several machines share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from cluster.records import Decision
+
+
+@dataclass(frozen=True)
+class Alias:
+    """What an alias means now."""
+
+    name: str
+    base: str
+    champion: str
+    """Version id that answers."""
+    history: tuple[str, ...] = ()
+    """Former champions, oldest first; a rollback returns to the last."""
+    staged: str | None = None
+    """A version that every replica must hold although it is not the champion (it is being evaluated)."""
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """The state that the decision log folds to."""
+
+    sequence: int = -1
+    aliases: dict[str, Alias] = field(default_factory=dict)
+
+    def wanted(self, base: str) -> list[str]:
+        """Version ids that every replica of `base` must hold: champion, the one before it, and a staged one."""
+        return [
+            version
+            for alias in self.aliases.values()
+            if alias.base == base
+            for version in dict.fromkeys([alias.champion, *alias.history[-1:], *([alias.staged] if alias.staged else [])])
+        ]
+
+
+def fold(decisions: Iterable[Decision]) -> Rollout:
+    """What the decisions, in order, come to. A pure function: replaying the log gives the same state everywhere."""
+    sequence, aliases = -1, {}
+    for decision in decisions:
+        sequence = decision.sequence
+        alias = aliases.get(decision.alias)
+        match decision.action:
+            case "create":
+                aliases[decision.alias] = Alias(decision.alias, decision.base, decision.version)
+            case "stage":
+                aliases[decision.alias] = replace(alias, staged=decision.version)
+            case "promote":
+                aliases[decision.alias] = replace(
+                    alias, champion=decision.version, history=(*alias.history, alias.champion), staged=None
+                )
+            case "reject":
+                aliases[decision.alias] = replace(alias, staged=None)
+            case "rollback":
+                aliases[decision.alias] = replace(alias, champion=decision.version, history=alias.history[:-1], staged=None)
+    return Rollout(sequence, aliases)
+
+
+def read(state: Path, after: int = -1) -> list[Decision]:
+    """Decisions with a sequence number above `after`, in order. Stops at the first gap: later files are not yet visible."""
+    decisions = []
+    for sequence in range(after + 1, 10**8):
+        try:
+            decisions.append(Decision.model_validate_json(path(state, sequence).read_bytes()))
+        except FileNotFoundError:
+            return decisions
+    raise AssertionError("unreachable")
+
+
+def path(state: Path, sequence: int) -> Path:
+    return state / "rollout" / f"{sequence:08}.json"

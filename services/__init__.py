@@ -1,0 +1,1 @@
+"""Request in, record out: the Serve applications."""
