@@ -5,12 +5,16 @@ A key is 256 random bits, so one SHA-256 is a sufficient hash: there is no dicti
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
-import os
 import secrets
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from cluster import durable
 
 SCOPES = ("infer", "feedback", "admin")
 
@@ -24,11 +28,11 @@ class Principal:
 
 
 class Keys:
-    """The keys of one state folder. Replicas read them once more when the file's time stamp changes."""
+    """The keys of one state folder. Replicas read them once more when the file changes."""
 
     def __init__(self, state: Path) -> None:
         self._path = state / "secrets" / "keys.json"
-        self._stamp = 0
+        self._stamp: tuple[int, ...] = ()
         self._by_digest: dict[str, Principal] = {}
 
     def authenticate(self, authorization: str | None) -> Principal | None:
@@ -42,17 +46,23 @@ class Keys:
 
     def create(self, name: str, scopes: tuple[str, ...] = SCOPES) -> str:
         """Store a new key's hash and return the key: the only time that it is shown."""
+        if unknown := set(scopes) - set(SCOPES):
+            raise ValueError(f"no scope is called {', '.join(sorted(unknown))}; choose from {', '.join(SCOPES)}")
         key = f"sk-trivium-{secrets.token_urlsafe(32)}"
-        self._refresh()
-        entries = {**self._by_digest, _digest(key): Principal(name, scopes)}
-        write_private(self._path, json.dumps({digest: asdict(who) for digest, who in entries.items()}, indent=1).encode())
+        with _lock(self._path.parent):
+            self._refresh()
+            entries = {**self._by_digest, _digest(key): Principal(name, scopes)}
+            content = json.dumps({digest: asdict(who) for digest, who in entries.items()}, indent=1)
+            write_private(self._path, content.encode())
         return key
 
     def _refresh(self) -> None:
         try:
-            stamp = self._path.stat().st_mtime_ns
+            status = self._path.stat()
         except FileNotFoundError:
             return
+        # The inode too: time stamps advance by clock ticks (4 ms), and two changes can share one.
+        stamp = (status.st_mtime_ns, status.st_ino, status.st_size)
         if stamp != self._stamp:
             entries = json.loads(self._path.read_text())
             self._by_digest = {digest: Principal(who["id"], tuple(who["scopes"])) for digest, who in entries.items()}
@@ -61,33 +71,37 @@ class Keys:
 
 def first_key(state: Path) -> str:
     """The key that the first `up` made; makes it if there is none. Kept readable for this user only."""
-    path = state / "secrets" / "api_key"
-    if not path.exists():
-        write_private(path, Keys(state).create("owner").encode())
-    return path.read_text()
+    return _once(state / "secrets" / "api_key", lambda: Keys(state).create("owner"))
 
 
 def mint_key(state: Path) -> bytes:
     """The secret behind request ids (`cluster.ids`)."""
-    path = state / "secrets" / "mint_key"
-    if not path.exists():
-        write_private(path, secrets.token_hex(32).encode())
-    return bytes.fromhex(path.read_text())
+    return bytes.fromhex(_once(state / "secrets" / "mint_key", lambda: secrets.token_hex(32)))
 
 
 def write_private(path: Path, content: bytes) -> None:
-    """Replace a file atomically with one that only this user can read."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Replace a file atomically and durably with one that only this user can read."""
+    durable.make_folder(path.parent, mode=0o700)
+    durable.replace(path, content, mode=0o600)
+
+
+def _once(path: Path, make: Callable[[], str]) -> str:
+    """The file's text; `make` gives it if there is none. Of several processes that start together one wins and all
+    return what it wrote: two replicas with different mint keys would disown each other's request ids."""
+    if not path.exists():
+        durable.make_folder(path.parent, mode=0o700)
+        with suppress(FileExistsError):
+            durable.create(path, make().encode(), mode=0o600)
+    return path.read_text().strip()
+
+
+@contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    """One process at a time reads and replaces the keys; the kernel lets go of the lock of a process that dies."""
+    durable.make_folder(folder, mode=0o700)
+    with open(folder / ".lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _digest(key: str) -> str:

@@ -41,34 +41,42 @@ class Rollout:
             version
             for alias in self.aliases.values()
             if alias.base == base
-            for version in dict.fromkeys([alias.champion, *alias.history[-1:], *([alias.staged] if alias.staged else [])])
+            for version in dict.fromkeys([alias.champion, *alias.history[-1:], alias.staged])
+            if version is not None
         ]
 
 
-def fold(decisions: Iterable[Decision]) -> Rollout:
-    """What the decisions, in order, come to. A pure function: replaying the log gives the same state everywhere."""
-    sequence, aliases = -1, {}
+def fold(decisions: Iterable[Decision], start: Rollout | None = None) -> Rollout:
+    """What the decisions, in order, come to after `start` (nothing). Pure: one log gives one state everywhere.
+
+    Give `start` and `read(state, after=start.sequence)` to go on from a state without reading the whole log again.
+    """
+    start = start or Rollout()
+    sequence, aliases = start.sequence, dict(start.aliases)
     for decision in decisions:
+        assert decision.sequence == sequence + 1, f"decision {decision.sequence} cannot follow {sequence}"
         sequence = decision.sequence
-        alias = aliases.get(decision.alias)
+        name, version = decision.alias, decision.version
         match decision.action:
             case "create":
-                aliases[decision.alias] = Alias(decision.alias, decision.base, decision.version)
+                aliases[name] = Alias(name, decision.base, version)
             case "stage":
-                aliases[decision.alias] = replace(alias, staged=decision.version)
+                aliases[name] = replace(aliases[name], staged=version)
             case "promote":
-                aliases[decision.alias] = replace(
-                    alias, champion=decision.version, history=(*alias.history, alias.champion), staged=None
-                )
+                alias = aliases[name]
+                aliases[name] = replace(alias, champion=version, history=(*alias.history, alias.champion), staged=None)
             case "reject":
-                aliases[decision.alias] = replace(alias, staged=None)
+                aliases[name] = replace(aliases[name], staged=None)
             case "rollback":
-                aliases[decision.alias] = replace(alias, champion=decision.version, history=alias.history[:-1], staged=None)
+                # A candidate stays staged: it is judged on its own merits, whoever is the champion meanwhile.
+                alias = aliases[name]
+                staged = None if alias.staged == version else alias.staged
+                aliases[name] = replace(alias, champion=version, history=alias.history[:-1], staged=staged)
     return Rollout(sequence, aliases)
 
 
 def read(state: Path, after: int = -1) -> list[Decision]:
-    """Decisions with a sequence number above `after`, in order. Stops at the first gap: later files are not yet visible."""
+    """Decisions with a sequence number above `after`, in order, up to the first gap: there are none behind it."""
     decisions = []
     for sequence in range(after + 1, 10**8):
         try:

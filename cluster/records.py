@@ -42,6 +42,8 @@ class Record(Frozen):
     """Everything else of the request body that shapes the answer: temperature, tool_choice, response_format, ..."""
     answer: Message | None = None
     """The assistant's message, put together from the deltas where the answer was streamed."""
+    alternatives: list[Message] = []
+    """The other choices, where the caller asked for more than one (`n`)."""
     finish_reason: str | None = None
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
@@ -127,7 +129,7 @@ class Verdict(Frozen):
     gain_low: float
     """Lower end of the one-sided 95 % confidence bound of the gain (paired bootstrap)."""
     slices: dict[str, dict[str, float]] = {}
-    """By tool: `rows`, `candidate`, `champion`."""
+    """By tool: `rows`, `candidate`, `champion`, `gain_high` (upper one-sided 95 % bound of the gain)."""
     well_formed: float
     """Share of the candidate's answers that were well-formed."""
 

@@ -48,6 +48,8 @@ class Settings(Strict):
     """Ray's dashboard and job server (`TRIVIUM_DASHBOARD_PORT`)."""
     gcs_port: int = 6379
     """Ray's head (`TRIVIUM_GCS_PORT`)."""
+    node_ip: str = "127.0.0.1"
+    """Address by which other machines reach this one (`TRIVIUM_NODE_IP`). On loopback nothing of Ray listens elsewhere."""
     mlflow_uri: str | None = None
     """An MLflow server to use instead of the SQLite file under state (`TRIVIUM_MLFLOW_URI`)."""
 

@@ -1,0 +1,96 @@
+"""`trivium up | down | status | env | firewall`."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+import time
+from typing import Any
+
+import click
+
+from cluster.settings import Settings
+
+
+@click.command()
+@click.option("--model", help="Hugging Face id or folder of the base model (default: what the config names).")
+@click.option("--listen", metavar="HOST", help="Open the gateway on this address (default: this machine only).")
+@click.option("--replicas", type=click.IntRange(min=1), help="Replicas of the engine.")
+@click.option("--config", type=click.Path(), help="Serve config file (default: the package's services/serve.yaml).")
+def up(model: str | None, listen: str | None, replicas: int | None, config: str | None) -> None:
+    """Start the cluster and serve. Done again, it changes nothing."""
+    from pathlib import Path
+
+    from cluster.runtime import Options
+    from cluster.runtime import up as start
+
+    settings, begin = Settings.from_environment(), time.monotonic()
+
+    def say(line: str) -> None:
+        click.echo(f"{time.monotonic() - begin:6.1f} s  {line}")
+
+    config = str(Path(config).absolute()) if config else None
+    start(settings, Options(config, model, listen, replicas), say)
+    say("up")
+    click.echo(f"\n  API        {settings.base_url}\n  key        {settings.state / 'secrets' / 'api_key'} (a file)")
+    click.echo(f"  dashboard  {settings.dashboard_url}\n")
+    click.echo('  eval "$(trivium env)" sets a shell up for the openai client, `ray job submit` and `serve status`.')
+
+
+@click.command()
+def down() -> None:
+    """End what `up` started, and nothing else."""
+    from cluster.runtime import down as stop
+
+    stop(Settings.from_environment(), click.echo)
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def status(as_json: bool) -> None:
+    """Nodes, applications, versions, log, wheel, addresses."""
+    from cluster.runtime import status as look
+
+    found = look(Settings.from_environment())
+    click.echo(json.dumps(found, indent=2) if as_json else _table(found))
+    if not found["up"]:
+        sys.exit(1)
+
+
+@click.command()
+def env() -> None:
+    """Print lines for `eval "$(trivium env)"`. They hold the API key: do not log them."""
+    from cluster.runtime import client_environment
+
+    for name, value in client_environment(Settings.from_environment()).items():
+        click.echo(f"export {name}={shlex.quote(value)}")
+
+
+@click.command()
+@click.option("--allow", multiple=True, metavar="CIDR", help="Network of the cluster's other nodes (repeatable).")
+def firewall(allow: tuple[str, ...]) -> None:
+    """Print nftables rules that close what Ray and HAProxy open to the network."""
+    from cluster.firewall import rules
+
+    click.echo(rules(Settings.from_environment(), allow), nl=False)
+
+
+def _table(found: dict[str, Any]) -> str:
+    rows: list[tuple[str, str]] = [("state", found["state"]), ("cluster", "up" if found["up"] else "down")]
+    rows += [("node", f"{node['ip']} {node['state'].lower()}") for node in found["nodes"]]
+    rows += [
+        (name, f"{application['status'].lower()} {application['message']}".strip())
+        for name, application in found["applications"].items()
+    ]
+    rows += [
+        (f"alias {name}", alias["champion"] + (f", {alias['staged']} staged" if alias["staged"] else ""))
+        for name, alias in found["aliases"].items()
+    ]
+    if found["log"]:
+        rows += [("log", ", ".join(f"{value} {name.replace('_', ' ')}" for name, value in found["log"].items()))]
+    if found["wheel"]:
+        rows += [("wheel", ", ".join(f"{name} {value}" for name, value in found["wheel"].items()))]
+    rows += list(found["addresses"].items())
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)

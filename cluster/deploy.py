@@ -1,0 +1,190 @@
+"""Serve applications, through Serve's own configuration API: the REST interface that `serve deploy` uses."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import yaml
+
+Config = dict[str, Any]
+"""A Serve config file, parsed."""
+
+
+class Serve:
+    """Serve's configuration API of one cluster."""
+
+    def __init__(self, dashboard_url: str, token: str) -> None:
+        self._http = httpx.Client(
+            base_url=dashboard_url,
+            headers={"authorization": f"Bearer {token}"},
+            timeout=60,  # the first call makes the dashboard connect to its own cluster
+            trust_env=False,  # a proxy for the internet is none for loopback
+        )
+
+    def __enter__(self) -> Serve:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._http.close()
+
+    def ready(self) -> bool:
+        """Whether the dashboard answers. Raises `ValueError` if it wants another token."""
+        try:
+            answer = self._http.get("/api/version", timeout=5)
+        except httpx.HTTPError:
+            return False
+        if answer.status_code in (401, 403):
+            raise ValueError(
+                "the running cluster wants another token than this state's; set RAY_AUTH_TOKEN_PATH to the file with it"
+            )
+        return answer.is_success
+
+    def details(self) -> dict[str, Any]:
+        answer = self._http.get("/api/serve/applications/")
+        answer.raise_for_status()
+        return answer.json()
+
+    def nodes(self) -> list[dict[str, Any]]:
+        answer = self._http.get("/api/v0/nodes")
+        answer.raise_for_status()
+        return answer.json()["data"]["result"]["result"]
+
+    def deploy(self, config: Config) -> None:
+        """Make Serve's applications what `config` says. Raises `ValueError` if Serve does not take it."""
+        answer = self._http.put("/api/serve/applications/", json=config)
+        if answer.status_code == 400:
+            raise ValueError(f"Serve does not accept the configuration: {answer.text.strip()}")
+        if answer.is_error:  # Serve itself did not start; the dashboard answers with its trace
+            raise RuntimeError(answer.text)
+
+
+def load(path: Path) -> Config:
+    """Read a Serve config file. Raises `ValueError` with one sentence if there is none in it."""
+    try:
+        config = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror}); give a Serve config file with --config") from None
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(config, dict) or not config.get("applications"):
+        raise ValueError(f"{path} has no `applications`; see services/serve.yaml for one that has")
+    return config
+
+
+def override(config: Config, listen: str, port: int, model: str | None, replicas: int | None) -> Config:
+    """The configuration with what the command line says: about the public port, and about the application at `/`."""
+    given = {"model": model, "replicas": replicas}
+    given = {name: value for name, value in given.items() if value is not None}
+    applications = [
+        {**application, "args": {**application.get("args", {}), **given}}
+        if given and application.get("route_prefix", "/") == "/"
+        else application
+        for application in config["applications"]
+    ]
+    return {
+        **config,
+        "http_options": {**config.get("http_options", {}), "host": listen, "port": port},
+        "applications": applications,
+    }
+
+
+def beside(config: Config, details: dict[str, Any], ours: set[str]) -> Config:
+    """The configuration together with the applications of others: deploying is declarative, what is not named ends."""
+    names = {application["name"] for application in config["applications"]} | ours
+    others = [
+        application["deployed_app_config"]
+        for name, application in details["applications"].items()
+        if name not in names and application.get("source") == "declarative" and application.get("deployed_app_config")
+    ]
+    return {**config, "applications": [*config["applications"], *others]}
+
+
+def digests(config: Config) -> dict[str, str]:
+    """What each application is deployed as, to see whether a second `up` has anything to do."""
+    return {
+        application["name"]: hashlib.sha256(json.dumps(application, sort_keys=True).encode()).hexdigest()[:16]
+        for application in config["applications"]
+    }
+
+
+def running(details: dict[str, Any], names: set[str]) -> bool:
+    """Whether the applications run and every node's HAProxy takes requests for them."""
+    found, proxies = details["applications"], details.get("proxies") or {}
+    return (
+        all(name in found and found[name]["status"] == "RUNNING" for name in names)
+        and bool(proxies)
+        and all(proxy["status"] == "HEALTHY" for proxy in proxies.values())
+    )
+
+
+def wait(
+    serve: Serve, names: set[str], say: Callable[[str], None], patience_s: float = 900, unplaced_s: float = 60
+) -> None:
+    """Wait until the applications run; `say` gets a line whenever something changes.
+
+    Raises `ValueError` with Serve's own message for a deployment that failed, that finds no room on the cluster for
+    `unplaced_s`, or that is not there after `patience_s`.
+    """
+    begin, said = time.monotonic(), set[str]()
+    unplaced_since: dict[str, float] = {}
+    while True:
+        details = serve.details()
+        for line in progress(details, names):
+            if line not in said:
+                said.add(line)
+                say(line)
+        if running(details, names):
+            return
+        for name, message in failed(details, names):
+            raise ValueError(f"application {name} does not run: {message}")
+        waiting = dict(unplaced(details, names))
+        unplaced_since = {key: unplaced_since.get(key, time.monotonic()) for key in waiting}
+        for key, since in unplaced_since.items():
+            if time.monotonic() - since > unplaced_s:
+                raise ValueError(f"there is no room on the cluster: {waiting[key]}")
+        if time.monotonic() - begin > patience_s:
+            raise ValueError(f"not running after {patience_s:.0f} s: {'; '.join(progress(details, names))}")
+        time.sleep(0.5)
+
+
+def progress(details: dict[str, Any], names: set[str]) -> Iterator[str]:
+    """One line for each deployment: where it stands."""
+    for name in sorted(names & details["applications"].keys()):
+        application = details["applications"][name]
+        if not application["deployments"]:
+            yield f"{name}: {application['status'].lower().replace('_', ' ')}"
+        for title, deployment in application["deployments"].items():
+            states = [replica["state"] for replica in deployment["replicas"]]
+            up = f"{states.count('RUNNING')} of {deployment['target_num_replicas']} replicas run"
+            trouble = _gist(deployment["message"]) if deployment["status"] in ("UNHEALTHY", "DEPLOY_FAILED") else ""
+            yield f"{name}/{title}: {up}{f' ({trouble})' if trouble else ''}"
+
+
+def failed(details: dict[str, Any], names: set[str]) -> Iterator[tuple[str, str]]:
+    for name in sorted(names & details["applications"].keys()):
+        application = details["applications"][name]
+        if application["status"] == "DEPLOY_FAILED":
+            messages = [
+                deployment["message"] for deployment in application["deployments"].values() if deployment["message"]
+            ]
+            yield name, "\n".join([application["message"], *messages]).strip()
+
+
+def unplaced(details: dict[str, Any], names: set[str]) -> Iterator[tuple[str, str]]:
+    """Deployments whose replicas Ray cannot place; Serve itself only waits and warns."""
+    for name in sorted(names & details["applications"].keys()):
+        for title, deployment in details["applications"][name]["deployments"].items():
+            if "to be scheduled" in deployment["message"]:
+                yield f"{name}/{title}", " ".join(deployment["message"].split())
+
+
+def _gist(message: str) -> str:
+    """The last line of a traceback, the only line of anything else."""
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    return lines[-1][:300] if lines else ""

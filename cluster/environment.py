@@ -1,0 +1,120 @@
+"""What every process of the cluster, and every client of it, must have in its environment."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import stat
+import tempfile
+from pathlib import Path
+
+from cluster import durable, ports
+from cluster.auth import first_key
+from cluster.settings import Settings
+
+CHOICES = {
+    # Of Ray 2.60's switches, those that a user may set otherwise; the reasons are measurements (README, "Runtime").
+    "RAY_SERVE_HAPROXY_NBTHREAD": "1",
+    "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "3600",  # a reload cuts streams that are older
+    "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",  # a dead HAProxy is back in 5 s instead of 28 s
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
+    "VLLM_NO_USAGE_STATS": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+_LOOPBACK = {
+    # On one machine nothing has to be reached from another: torch's and vLLM's own connections stay inside too.
+    "GLOO_SOCKET_IFNAME": "lo",
+    "NCCL_SOCKET_IFNAME": "lo",
+    "VLLM_HOST_IP": "127.0.0.1",
+}
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """What the cluster's processes and its clients share. Makes the Ray token if there is none yet.
+
+    `os.environ.update(environment(settings))` before Ray is imported: Ray reads most of these when it is imported.
+    """
+    port, haproxy = ports.fixed(settings), folder(settings) / "h"
+    return {
+        **{name: os.environ.get(name, value) for name, value in CHOICES.items()},
+        **({} if has_gpu() else {"DS_ACCELERATOR": "cpu"}),
+        **{f"TRIVIUM_{name.upper()}": str(value) for name, value in settings.model_dump().items() if value is not None},
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(token_path(settings)),
+        **(_LOOPBACK if settings.node_ip == "127.0.0.1" else {}),
+        # 0 makes Ray bind GCS, raylet, agents and workers to loopback; the name is from where it is the default.
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0" if settings.node_ip == "127.0.0.1" else "1",
+        "AUTOSCALER_METRIC_PORT": str(port["autoscaler-metrics"]),
+        "DASHBOARD_METRIC_PORT": str(port["dashboard-metrics"]),
+        "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        # Wraps every replica's HTTP server; the gateway refuses requests that did not come through it.
+        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "services.gateway.edge:middlewares",
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(port["haproxy-statistics"]),
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(port["haproxy-metrics"]),
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(port["serve-fallback"]),
+        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(ports.replicas(settings).start),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(ports.replicas(settings).stop),
+        # Serve's places for these are the same for all clusters of a machine, and open to its other users.
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(haproxy / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(haproxy / "a"),
+        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(haproxy / "m"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(haproxy),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(haproxy / "server-state"),
+    }
+
+
+def client_environment(settings: Settings) -> dict[str, str]:
+    """What `trivium env` prints: the above, and where things are for Ray's, Serve's, OpenAI's and MLflow's clients."""
+    return {
+        **environment(settings),
+        "RAY_ADDRESS": f"{settings.node_ip}:{settings.gcs_port}",
+        "RAY_API_SERVER_ADDRESS": settings.dashboard_url,
+        "RAY_DASHBOARD_ADDRESS": settings.dashboard_url,
+        "OPENAI_BASE_URL": settings.base_url,
+        "OPENAI_API_KEY": first_key(settings.state),
+        "MLFLOW_TRACKING_URI": settings.tracking_uri,
+    }
+
+
+def token_path(settings: Settings) -> Path:
+    """Where the token is that Ray's processes and clients show each other. The user's own place for it wins."""
+    given = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    if given and Path(given).is_file():
+        return Path(given)
+    path = settings.state / "secrets" / "ray_token"
+    if not path.exists():
+        durable.make_folder(path.parent, 0o700)
+        durable.replace(path, secrets.token_hex(32).encode(), 0o600)
+    return path
+
+
+def folder(settings: Settings) -> Path:
+    """The folder for sockets and Ray's logs, one for each state, outside it because such paths must be short.
+
+    A Unix socket's path has at most 107 bytes, HAProxy's 97, of which Serve puts 59 behind ours and Ray 70.
+    """
+    digest = hashlib.sha256(str(settings.state).encode()).hexdigest()[:8]
+    name = f"trivium-{os.getuid()}-{digest}"
+    parent = tempfile.gettempdir()
+    return Path(parent if len(parent) <= 16 else "/tmp") / name
+
+
+def make_folder(settings: Settings) -> Path:
+    """The same, made for this user only. Its name can be guessed, so it must not be somebody else's."""
+    path = folder(settings)
+    path.mkdir(mode=0o700, exist_ok=True)
+    status = path.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
+        raise ValueError(f"{path} is not a folder of this user alone; remove it or set TMPDIR to another place")
+    return path
+
+
+def has_gpu() -> bool:
+    """Whether an NVIDIA driver is loaded: without importing torch, which takes seconds."""
+    return Path("/proc/driver/nvidia/gpus").exists()

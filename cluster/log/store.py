@@ -1,0 +1,104 @@
+"""The log of one state folder: writers on one side, the table on the other, and one view over both."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cluster.log.entries import decode
+from cluster.log.files import OsFiles
+from cluster.log.segments import LogSettings, SegmentWriter
+from cluster.log.writer import Writer
+from cluster.records import Entry
+
+if TYPE_CHECKING:
+    from cluster.log.table import Compaction, Table
+
+
+@dataclass(frozen=True)
+class LogStats:
+    """What is in the log now."""
+
+    records: int
+    """Answered requests, compacted or not."""
+    feedback: int
+    table_version: int | None
+    """None before the first compaction."""
+    table_rows: int
+    lag_entries: int
+    """On disk in segments, but not yet in the table."""
+    lag_bytes: int
+    segments: int
+    damaged: int
+    """Segments put aside in `log/damaged` because their tail could not be read."""
+
+
+class Log:
+    """`log/` under state: `segments/WRITER/NNNNNNNN`, `table/` (Delta), `damaged/`, and the compactor's lock."""
+
+    def __init__(self, folder: Path, settings: LogSettings | None = None, files: OsFiles | None = None) -> None:
+        self.folder = Path(folder)
+        self.settings = settings or LogSettings()
+        self._files = files or OsFiles()
+
+    @property
+    def table_uri(self) -> str:
+        """Where the Delta table is. Read a version that `compact` returned: a later one may not be on disk yet."""
+        return str(self.folder / "table")
+
+    def writer(self, name: str) -> Writer:
+        """A writer of this process, with its own thread. Nothing touches the disk before the first append."""
+        readable = re.sub(r"[^A-Za-z0-9_-]+", "-", f"{name}-{socket.gethostname()}")
+        # Unique for each start: a name that came back would append to, or hide behind, a dead writer's segments.
+        unique = f"{readable}-{os.getpid()}-{secrets.token_hex(4)}"
+        return Writer(SegmentWriter(self.folder / "segments", unique, self.settings, self._files), self.settings)
+
+    def entries(self) -> Iterator[Entry]:
+        """Everything on disk that is not in the table yet, by writer. Works beside live writers and a compaction."""
+        return (decode(payload) for payload in self.table().view().payloads)
+
+    def read(self, version: int | None = None) -> Iterator[Entry]:
+        """The entries of the table at a version (None: the newest), always in the same order."""
+        return (decode(body) for body in self.table().bodies(version))
+
+    def compact(self) -> Compaction:
+        """Move what the segments hold into the table, exactly once. Raises `LogUnavailable`; others wait their turn."""
+        return self.table().compact()
+
+    def retain(self, now: float | None = None) -> int:
+        """Delete compacted rows that are too old or too many (`LogSettings.keep_*`). Returns how many. May be slow."""
+        from cluster.log.retention import retain
+
+        return retain(self.table(), self.folder, self.settings, time.time() if now is None else now)
+
+    def stats(self) -> LogStats:
+        table = self.table()
+        view = table.view()
+        rows, feedback = table.count(view.table_version)
+        kinds = [json.loads(payload)["kind"] for payload in view.payloads]
+        feedback += kinds.count("feedback")
+        return LogStats(
+            records=rows + len(kinds) - feedback,
+            feedback=feedback,
+            table_version=view.table_version,
+            table_rows=rows,
+            lag_entries=len(kinds),
+            lag_bytes=view.lag_bytes,
+            segments=len(view.opened),
+            damaged=len(list(self.folder.glob("damaged/*"))),
+        )
+
+    def table(self) -> Table:
+        """The table, for those who need more of it than `read`."""
+        # deltalake and pyarrow take 0.4 s to import: a process that only writes does without.
+        from cluster.log.table import Table
+
+        return Table(self.folder, self.settings, self._files)

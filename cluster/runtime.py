@@ -1,0 +1,212 @@
+"""The cluster's life: up, down, status."""
+
+from __future__ import annotations
+
+import fcntl
+import importlib.util
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from cluster import deploy, durable, head
+from cluster.auth import first_key, mint_key
+from cluster.decisions import fold, read
+from cluster.environment import client_environment, environment
+from cluster.head import Head
+from cluster.settings import Settings
+
+__all__ = ["Options", "client_environment", "down", "environment", "status", "up"]
+
+Say = Callable[[str], None]
+"""Takes one line of progress."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `up` was asked for. None leaves what runs, or what the config file says, as it is."""
+
+    config: str | None = None
+    """Path of a Serve config file; the package's `services/serve.yaml` if None."""
+    model: str | None = None
+    listen: str | None = None
+    replicas: int | None = None
+
+    def over(self, former: Options) -> Options:
+        return replace(former, **{name: value for name, value in vars(self).items() if value is not None})
+
+
+def up(settings: Settings, options: Options, say: Say) -> None:
+    """Start a Ray head or join the one that runs, and deploy the Serve config. Done again, it changes nothing.
+
+    Raises `ValueError` with the fix in it: a busy port, a full disk, a head without the environment that this needs, a
+    deployment that dies or finds no room.
+    """
+    if options.model:
+        from cluster.models import check_model, resolve
+
+        model = resolve(options.model)
+        check_model(model)
+        options = replace(options, model=str(model))
+    with _alone(settings):
+        # Before any process could: two replicas that start together must not disown each other's keys.
+        first_key(settings.state), mint_key(settings.state)
+        ours = _head(settings, say)
+        chosen = options.over(Options(**(ours.options or {})))
+        config = deploy.override(
+            deploy.load(Path(chosen.config) if chosen.config else _package_config()),
+            listen=chosen.listen or "127.0.0.1",
+            port=settings.http_port,
+            model=chosen.model,
+            replicas=chosen.replicas,
+        )
+        with deploy.Serve(settings.dashboard_url, head.token(settings)) as serve:
+            _wait_for_dashboard(serve, settings)
+            details = serve.details()
+            _check_listen(details, config)
+            digests = deploy.digests(config)
+            if ours.applications != digests or not deploy.running(details, set(digests)):
+                replace(ours, applications=digests, options=vars(chosen)).write(settings)
+                say("deploying" if details["applications"] else "starting Serve")
+                serve.deploy(deploy.beside(config, details, set(ours.applications)))
+                deploy.wait(serve, set(digests), say)
+
+
+def down(settings: Settings, say: Say) -> None:
+    """End what `up` started, and nothing else: a head that it joined goes on, without the applications of `up`."""
+    with _alone(settings):
+        ours = Head.read(settings)
+        if ours is None:
+            return say("nothing to end: `trivium up` has started nothing for this state")
+        if ours.mark:
+            say(f"{head.end(ours)} processes ended")
+        else:
+            with deploy.Serve(settings.dashboard_url, head.token(settings)) as serve:
+                if serve.ready():
+                    others = deploy.beside({"applications": []}, serve.details(), set(ours.applications))
+                    serve.deploy(others)
+                    say(f"applications ended: {', '.join(ours.applications)}; the Ray head was not ours and goes on")
+        head.clear(settings)
+
+
+def status(settings: Settings) -> dict[str, Any]:
+    """What runs, what serves, what is logged, and where. Reads only; a part that is away is None."""
+    answer: dict[str, Any] = {
+        "state": str(settings.state),
+        "up": False,
+        "addresses": {
+            "api": settings.base_url,
+            "dashboard": settings.dashboard_url,
+            "mlflow": settings.tracking_uri,
+        },
+        "nodes": [],
+        "applications": {},
+        "aliases": {
+            name: {"champion": alias.champion, "staged": alias.staged, "base": alias.base}
+            for name, alias in fold(read(settings.state)).aliases.items()
+        },
+        "replicas": None,
+        "wheel": None,
+        "log": _log(settings),
+    }
+    if Head.read(settings) is None:
+        return answer
+    with deploy.Serve(settings.dashboard_url, head.token(settings)) as serve:
+        if serve.ready():
+            details = serve.details()
+            answer |= {
+                "up": True,
+                "nodes": [
+                    {"ip": node["node_ip"], "state": node["state"], "resources": node["resources_total"]}
+                    for node in serve.nodes()
+                ],
+                "applications": {
+                    name: {"status": application["status"], "message": application["message"]}
+                    for name, application in details["applications"].items()
+                },
+                "replicas": (_ask(settings, "/admin/rollout") or {}).get("replicas"),
+                "wheel": _ask(settings, "/admin/wheel"),
+            }
+    return answer
+
+
+def _head(settings: Settings, say: Say) -> Head:
+    """The head that serves this state: the one that runs, or a new one."""
+    ours = Head.read(settings)
+    if ours and ours.mark and not head.alive(ours):
+        say("the Ray head died; ending what is left of it")
+        head.end(ours)
+        head.clear(settings)
+        ours = None
+    if ours and ours.mark:
+        return ours
+    if gcs := head.find(settings):
+        head.check_environment(settings, gcs)
+        return ours or Head(None, {})
+    say("starting Ray")
+    return head.start(settings)
+
+
+def _wait_for_dashboard(serve: deploy.Serve, settings: Settings, patience_s: float = 60) -> None:
+    deadline = time.monotonic() + patience_s
+    while not serve.ready():
+        if time.monotonic() > deadline:
+            raise ValueError(
+                f"Ray's dashboard does not answer at {settings.dashboard_url}; `trivium down`, then `trivium up`"
+            )
+        time.sleep(0.1)
+
+
+def _check_listen(details: dict[str, Any], config: deploy.Config) -> None:
+    """Serve takes its host and port only when it starts."""
+    have, want = details.get("http_options") or {}, config["http_options"]
+    if have and (have["host"], have["port"]) != (want["host"], want["port"]):
+        raise ValueError(
+            f"the gateway listens on {have['host']}:{have['port']} and Serve cannot move it to "
+            f"{want['host']}:{want['port']} while it runs; `trivium down`, then `trivium up --listen {want['host']}`"
+        )
+
+
+def _package_config() -> Path:
+    spec = importlib.util.find_spec("services")  # finds it without importing it: `cluster` imports neither side
+    assert spec and spec.submodule_search_locations
+    return Path(spec.submodule_search_locations[0]) / "serve.yaml"
+
+
+def _ask(settings: Settings, path: str) -> dict[str, Any] | None:
+    """What an application of ours answers; None if it is away."""
+    key = first_key(settings.state)
+    try:
+        answer = httpx.get(
+            f"http://127.0.0.1:{settings.http_port}{path}",
+            headers={"authorization": f"Bearer {key}"},
+            timeout=5,
+            trust_env=False,
+        )
+        return answer.json() if answer.is_success else None
+    except (httpx.HTTPError, ValueError):
+        return None
+
+
+def _log(settings: Settings) -> dict[str, Any] | None:
+    if not (settings.state / "log").exists():
+        return None
+    from cluster.log import Log, LogSettings
+
+    return vars(Log(settings.state / "log", LogSettings()).stats())
+
+
+@contextmanager
+def _alone(settings: Settings) -> Iterator[None]:
+    """One `up` or `down` of a state at a time."""
+    durable.make_folder(settings.state)
+    with open(settings.state / ".runtime.lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError("another `trivium up` or `down` works on this state; wait for it to end") from None
+        yield

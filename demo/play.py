@@ -1,0 +1,233 @@
+"""The play itself: up, traffic, before, live, the wheel, after, the report. One method for one act."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import secrets
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from demo import report, traffic
+from demo.baseline import NaiveBayes
+from demo.client import Answer, Application, Tally
+from demo.command import address, answer, trivium
+from demo.feedback import Dilution
+from demo.story import Story, percent
+from demo.traffic import Traffic, Wish
+from demo.turn import Turn, Watch
+
+ALIAS = "assistant"
+OWN_REQUESTS, GIVEN_REQUESTS = 1200, 4000
+FIRST_SHARE = 0.75
+"""Share of the live requests that come before the wheel's first turn; the others meet what it has learned."""
+GOOD = {"gain": 0.3, "exact_match": 0.5, "tool_accuracy": 0.92}
+"""With less than this, the demo waits for another turn."""
+
+
+@dataclass(frozen=True)
+class Script:
+    """What the command line asks for."""
+
+    traffic: Path | None
+    dilution: Dilution
+    requests: int | None
+    validate: int
+    cycles: int
+    patience_s: float
+    out: Path
+
+
+@dataclass
+class Scene:
+    """What comes about on the way."""
+
+    traffic: Traffic
+    live: list[Wish]
+    """Live requests that are still to come."""
+    validate: list[Wish]
+    app: Application
+    watch: Watch
+    run: str
+    champion: str = ""
+    before: list[Answer] = field(default_factory=list)
+    after: list[Answer] = field(default_factory=list)
+    tally: Tally = field(default_factory=Tally)
+    logged: int = 0
+    turns: list[Turn] = field(default_factory=list)
+
+
+class Play:
+    def __init__(self, script: Script, story: Story | None = None) -> None:
+        self.script = script
+        self.story = story or Story()
+
+    def perform(self) -> dict[str, Any]:
+        """The whole play; returns the report."""
+        given = traffic.read(self.script.traffic) if self.script.traffic else None  # a broken file is told at once
+        with self.story.chapter("total", "Trivium: a model that learns from those who use it"):
+            self._up()
+            base_url, key = address()
+            result = asyncio.run(self._perform(given or self._own_traffic(), base_url, key))
+        result["timings_s"] = self.story.timings_s
+        page = report.write(result, self.script.out)
+        self._farewell(result, page)
+        return result
+
+    async def _perform(self, given: Traffic, base_url: str, key: str) -> dict[str, Any]:
+        app = Application(base_url, key, given.tools, ALIAS)
+        watch = Watch(base_url, key)
+        validate = given.validate[: self.script.validate]
+        scene = Scene(given, given.train[: self._requests], validate, app, watch, f"demo-{secrets.token_hex(3)}")
+        try:
+            scene.champion = await watch.champion(ALIAS)
+            with self.story.chapter(
+                "before", f"Before: {scene.champion} answers {len(validate)} requests that it will never learn from"
+            ):
+                scene.before = await self._measure(scene)
+            left_on = (await watch.look()).on
+            await self._learn(scene)
+            if not left_on:
+                # As we found it; what the last requests taught waits in the log for the next turn.
+                trivium("wheel", "off")
+            champion = await watch.champion(ALIAS)
+            if scene.live:
+                with self.story.chapter("live", f"Live again: {champion} answers the remaining requests"):
+                    await self._live(scene, len(scene.live))
+            return self._facts(scene, champion)
+        finally:
+            await app.close()
+            await watch.close()
+
+    @property
+    def _requests(self) -> int:
+        """How many live requests. Users who seldom speak must be more of them: the wheel counts feedback."""
+        if self.script.requests or self.script.traffic:
+            return self.script.requests or GIVEN_REQUESTS
+        return min(GIVEN_REQUESTS, round(OWN_REQUESTS / max(self.script.dilution.rate, 0.01)))
+
+    def _up(self) -> None:
+        with self.story.chapter("up", "The cluster: Ray, vLLM, the gateway and its log"), self.story.waiting() as seen:
+            trivium("up", seen=seen)
+
+    def _own_traffic(self) -> Traffic:
+        """Requests from the project's own generator, for tools that the seed model has not met."""
+        folder, sizes = self.script.out / "traffic", (self._requests, self.script.validate)
+        with self.story.chapter("traffic", "Traffic: made up for tools that the model has never met"):
+            trivium("seed", "traffic", "--out", str(folder), "--train", str(sizes[0]), "--validate", str(sizes[1]))
+            return traffic.read(folder)
+
+    async def _learn(self, scene: Scene) -> None:
+        """Live traffic, then a turn of the wheel, until the score is good or the cycles are used up."""
+        wheel = await scene.watch.look()
+        known, fresh = wheel.turn.id if wheel.turn else None, wheel.fresh
+        trivium("wheel", "on")
+        self.story.say(f"the wheel is on: it turns when {wheel.min_feedback} answers have fresh feedback")
+        for cycle in range(1, self.script.cycles + 1):
+            count = len(scene.live)
+            if cycle == 1:
+                count = first_batch(count, self.script.dilution.rate, wheel.min_feedback)
+            given = scene.tally.feedback["given"]
+            with self.story.chapter("live", f"Live: {count} users ask {ALIAS} and tell what they think of the answers"):
+                await self._live(scene, count)
+            fresh += scene.tally.feedback["given"] - given
+            if fresh < wheel.min_feedback:
+                return self.story.say(f"feedback on {fresh} answers: too little for the wheel to turn")
+            with self.story.chapter("wheel", "The wheel: it has feedback now, and turns by itself"):
+                turn = await self._turn(scene, cycle, known)
+            known, fresh = turn.id, 0
+            champion = await scene.watch.champion(ALIAS)
+            with self.story.chapter("after", f"After: {champion} answers the same requests as before"):
+                scene.after = await self._measure(scene)
+            if good(scene.before, scene.after):
+                return
+
+    async def _live(self, scene: Scene, count: int) -> None:
+        wishes, scene.live = scene.live[:count], scene.live[count:]
+        had = answer("log", "stats", "--json")["records"]
+        right = 0
+
+        with self.story.counting("requests", len(wishes)) as advance:
+
+            def seen(given: Answer) -> None:
+                nonlocal right
+                right += given.exact
+                advance(f"{right} exact")
+
+            await scene.app.live(wishes, self.script.dilution, scene.run, scene.tally, seen)
+        scene.logged += answer("log", "stats", "--json")["records"] - had
+        told = scene.tally.feedback
+        self.story.say(
+            f"{scene.tally.requests} answered, {scene.logged} in the log, {len(scene.tally.failures)} failed; "
+            f"feedback on {told['given']}, {told['corrections']} with a correction"
+        )
+
+    async def _turn(self, scene: Scene, cycle: int, known: str | None) -> Turn:
+        with self.story.turning() as seen:
+            turn = await scene.watch.next_turn(known, self.script.patience_s, seen)
+        scene.turns.append(turn)
+        self.story.timings_s.update({f"cycle {cycle}/{step}": seconds for step, seconds in turn.steps_s.items()})
+        self.story.verdict(turn.verdict, turn.outcome)
+        return turn
+
+    async def _measure(self, scene: Scene) -> list[Answer]:
+        with self.story.counting("measured", len(scene.validate)) as advance:
+            answers = await scene.app.measure(scene.validate, lambda _: advance(""))
+        share = report.score(answers)
+        self.story.say(f"right tool {percent(share['tool_accuracy'])}, exact call {percent(share['exact_match'])}")
+        return answers
+
+    def _facts(self, scene: Scene, champion: str) -> dict[str, Any]:
+        told = answer("lineage", champion, "--json") if champion != scene.champion else {}
+        return report.assemble(
+            report.Facts(
+                before=scene.before,
+                after=scene.after or scene.before,
+                live=scene.tally,
+                logged=scene.logged,
+                baseline_tool_accuracy=NaiveBayes(scene.traffic.train[: scene.tally.requests]).accuracy(scene.validate),
+                champions=(scene.champion, champion),
+                turns=scene.turns,
+                lineage=told.get("lineage") or {},
+                timings_s=self.story.timings_s,
+                traffic=str(self.script.traffic or "made by the project's own generator"),
+                feedback=f"{self.script.dilution.rate:g},{self.script.dilution.score_only:g},{self.script.dilution.wrong:g}",
+                loss=[(point["step"], point["loss"]) for point in told.get("history", []) if "loss" in point],
+            )
+        )
+
+    def _farewell(self, result: dict[str, Any], page: Path) -> None:
+        story, champion = self.story, result["champion"]["after"]
+        story.title("What came of it")
+        story.scores(result)
+        story.say(
+            f"Naive Bayes on words finds the right tool for {percent(result['baseline_tool_accuracy'])}: "
+            "the easy part. It fills in no argument."
+        )
+        story.title("Look further")
+        story.say(f"why it serves     trivium lineage {champion}")
+        story.say(f"the report        {page}")
+        story.say(f"the dashboard     {answer('status', '--json')['addresses']['dashboard']}")
+        story.say("go on learning    trivium wheel on")
+        story.say("take it back      trivium rollback")
+        story.say("end it            trivium down")
+
+
+def first_batch(count: int, rate: float, min_feedback: int) -> int:
+    """How many of `count` live requests come before the first turn.
+
+    The rest should be enough for a second turn, if that leaves the first one most of them.
+    """
+    rest = max(count - round(FIRST_SHARE * count), math.ceil(1.1 * min_feedback / max(rate, 0.01)))
+    return count - rest if rest <= 0.45 * count else math.ceil(FIRST_SHARE * count)
+
+
+def good(before: list[Answer], after: list[Answer]) -> bool:
+    """Whether another turn is not needed."""
+    old, new = report.score(before), report.score(after)
+    return (
+        new["exact_match"] - old["exact_match"] >= GOOD["gain"]
+        and new["exact_match"] >= GOOD["exact_match"]
+        and new["tool_accuracy"] >= GOOD["tool_accuracy"]
+    )

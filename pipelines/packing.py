@@ -1,0 +1,179 @@
+"""Shared-prefix packing: rows about one toolset are trained behind a single copy of its tokens.
+
+A prompt is mostly its tools; rows that offer the same tools share that prefix. A pack holds the prefix once and the rows
+behind it: a row attends to the prefix and to itself, and its positions go on from the prefix, so that loss and gradients
+are those of the rows by themselves, at a third to a fifth of the tokens. The mask is causal attention over a tree of
+depth two, as in "Hydragen" (Juravsky et al., 2024) for decoding, here for training.
+
+Shapes: B packs, T tokens of a pack.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase
+
+IGNORE = -100
+"""The label that cross entropy leaves out (torch's default `ignore_index`)."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """Token ids of one row: what the model reads, and what it has to say (with the end of its turn)."""
+
+    prompt_ids: list[int]
+    answer_ids: list[int]
+
+    def __len__(self) -> int:
+        return len(self.prompt_ids) + len(self.answer_ids)
+
+
+@dataclass
+class Pack:
+    """Rows laid out one behind the other. `group` and `row` say who may attend to whom; row 0 is a group's prefix."""
+
+    input_ids: list[int] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
+    position_ids: list[int] = field(default_factory=list)
+    group: list[int] = field(default_factory=list)
+    row: list[int] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+    def add(self, ids: Sequence[int], labels: Sequence[int], start: int, group: int, row: int) -> None:
+        self.input_ids += ids
+        self.labels += labels
+        self.position_ids += range(start, start + len(ids))
+        self.group += [group] * len(ids)
+        self.row += [row] * len(ids)
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, row: dict[str, Any]) -> Example:
+    """Tokens of one row `{"messages": [...], "tools": [...]}` whose last message is the assistant's answer.
+
+    Arguments may be JSON strings, as OpenAI sends them; they are put into the order of the tool's schema, which is the
+    order that the seed model learnt and that grammar-guided decoding emits. Raises `ValueError` if the last message is
+    not the assistant's, or if the template does not render the prompt as a prefix of the whole conversation.
+    """
+    messages, tools = row["messages"], row.get("tools") or None
+    if not messages or messages[-1].get("role") != "assistant":
+        raise ValueError("the last message of a row must be the assistant's answer")
+    messages = [_with_dict_arguments(message, tools or []) for message in messages]
+    prompt = tokenizer.apply_chat_template(messages[:-1], tools=tools, add_generation_prompt=True, tokenize=False)
+    whole = tokenizer.apply_chat_template(messages, tools=tools, tokenize=False)
+    if not whole.startswith(prompt) or whole == prompt:
+        raise ValueError(
+            "the chat template does not render the prompt as a prefix of the conversation "
+            f"(prompt ends {prompt[-40:]!r}, conversation has {whole[max(len(prompt) - 40, 0) : len(prompt) + 20]!r} there); "
+            "use a template that keeps earlier turns as they were"
+        )
+    prompt_ids: list[int] = tokenizer.encode(prompt, add_special_tokens=False)
+    whole_ids: list[int] = tokenizer.encode(whole, add_special_tokens=False)
+    if whole_ids[: len(prompt_ids)] != prompt_ids:
+        raise ValueError("the tokenizer merges the prompt's last token with the answer; let the template end the prompt with a special token")
+    return Example(prompt_ids, whole_ids[len(prompt_ids) :])
+
+
+def _with_dict_arguments(message: dict[str, Any], tools: list[dict[str, Any]]) -> dict[str, Any]:
+    """A copy whose calls carry `arguments` as a dict in schema order, as templates expect them."""
+    if not message.get("tool_calls"):
+        return message
+    schemas = {t["function"]["name"]: list((t["function"].get("parameters") or {}).get("properties") or {}) for t in tools}
+    calls = []
+    for call in message["tool_calls"]:
+        function = dict(call["function"])
+        given = function.get("arguments") or {}
+        arguments = json.loads(given) if isinstance(given, str) else given
+        order = {name: at for at, name in enumerate(schemas.get(function["name"], []))}
+        function["arguments"] = dict(sorted(arguments.items(), key=lambda item: order.get(item[0], len(order))))
+        calls.append({**call, "function": function})
+    return {**message, "tool_calls": calls}
+
+
+def _shared(a: Sequence[int], b: Sequence[int], limit: int) -> int:
+    limit = min(limit, len(a), len(b))
+    return next((i for i in range(limit) if a[i] != b[i]), limit)
+
+
+def families(examples: Sequence[Example]) -> list[tuple[int, list[int]]]:
+    """(length of the shared prefix, indices) of rows worth packing together, in order of first appearance.
+
+    In sorted order rows of one toolset are neighbours; one joins a family while sharing saves tokens and covers at least
+    half of its prompt. Every row keeps one prompt token of its own, whose output predicts the first answer token.
+    """
+    found: list[tuple[int, list[int]]] = []
+    for index in sorted(range(len(examples)), key=lambda i: examples[i].prompt_ids):
+        prompt = examples[index].prompt_ids
+        if found:
+            prefix, members = found[-1]
+            shared = _shared(examples[members[0]].prompt_ids, prompt, min(prefix, len(prompt) - 1))
+            if len(members) * shared >= (len(members) - 1) * prefix and 2 * shared >= min(len(prompt), prefix):
+                found[-1] = (shared, [*members, index])
+                continue
+        found.append((len(prompt) - 1, [index]))
+    return sorted(((prefix if len(m) > 1 else 0, sorted(m)) for prefix, m in found), key=lambda f: f[1][0])
+
+
+def pack(examples: Sequence[Example], max_tokens: int) -> list[Pack]:
+    """Lay rows out in packs of at most `max_tokens`, in the given order within each toolset.
+
+    Raises `ValueError` for a row that is longer than a pack; `fitting` leaves those out and counts them.
+    """
+    for example in examples:
+        if len(example) > max_tokens:
+            raise ValueError(f"a row has {len(example)} tokens, a pack holds {max_tokens}; leave it out (`fitting`) or take larger packs")
+    packs: list[Pack] = []
+    groups = 0
+    for prefix, members in families(examples):
+        opened = False
+        row = 0
+        for index in members:
+            ids = examples[index].prompt_ids + examples[index].answer_ids
+            if not packs or len(packs[-1]) + len(ids) - (prefix if opened else 0) > max_tokens:
+                packs.append(Pack())
+                opened = False
+            if not opened:
+                groups, row, opened = groups + 1, 0, True
+                packs[-1].add(ids[:prefix], [IGNORE] * prefix, 0, groups, 0)
+            row += 1
+            asked = len(examples[index].prompt_ids) - prefix
+            packs[-1].add(ids[prefix:], [IGNORE] * asked + examples[index].answer_ids, prefix, groups, row)
+    return packs
+
+
+def fitting(examples: Sequence[Example], max_tokens: int) -> tuple[list[Example], int]:
+    """The rows that a pack can hold, and how many were left out."""
+    kept = [example for example in examples if len(example) <= max_tokens]
+    return kept, len(examples) - len(kept)
+
+
+def collate(packs: Sequence[Pack], pad_token_id: int, pad_to: int | None = None) -> dict[str, torch.Tensor]:
+    """Tensors for any Hugging Face causal model with `attn_implementation="sdpa"` or `"eager"`-compatible bool masks.
+
+    Returns `input_ids`, `position_ids`, `labels` (B, T; labels unshifted, as the models shift them) and a bool
+    `attention_mask` (B, 1, T, T), True where attention may look.
+    """
+    import torch
+
+    length = max(pad_to or 0, *(len(p) for p in packs))
+
+    def grid(name: str, fill: int) -> torch.Tensor:
+        return torch.tensor([getattr(p, name) + [fill] * (length - len(p)) for p in packs])
+
+    group, row = grid("group", -1), grid("row", 0)
+    same_group = group[:, :, None] == group[:, None, :]
+    same_row = (row[:, None, :] == 0) | (row[:, :, None] == row[:, None, :])
+    causal = torch.ones(length, length, dtype=torch.bool).tril()
+    return {
+        "input_ids": grid("input_ids", pad_token_id),
+        "position_ids": grid("position_ids", 0),
+        "labels": grid("labels", IGNORE),
+        "attention_mask": (same_group & same_row & causal)[:, None],
+    }

@@ -1,0 +1,45 @@
+"""The verdict is carried out: an accepted candidate becomes the champion, a rejected one is let go.
+
+Only `services/rollout.py` moves aliases; this asks it over HTTP. Run again after a kill it finds its decision in the log
+and asks for nothing twice: not for a second promotion, and not for one that somebody rolled back meanwhile.
+"""
+
+from __future__ import annotations
+
+from cluster.client import Client
+from cluster.decisions import read
+from cluster.records import Decision, Verdict
+from cluster.registry import Registry
+from pipelines.artifacts import Candidate
+from pipelines.steps import Run
+
+
+def publish(run: Run, candidate: Candidate, verdict: Verdict) -> Decision:
+    """Promote or reject, and mirror what was decided to MLflow. Returns the decision, made now or before."""
+    with run.timed("publish"):
+        decision = _made(run, candidate) or _make(run, candidate, verdict)
+        Registry(run.settings).mirror_aliases(read(run.state))
+    return decision
+
+
+def _make(run: Run, candidate: Candidate, verdict: Verdict) -> Decision:
+    alias, version, reason = run.recipe.alias, candidate.version.id, "; ".join(verdict.reasons)
+    with Client(run.settings) as client:
+        champion = client.rollout()["aliases"][alias]["champion"]
+        if verdict.accepted and champion != verdict.champion:
+            # Somebody promoted or rolled back during the evaluation: better than the old champion proves nothing now.
+            overtaken = f"measured against {verdict.champion}, but {champion} is the champion by now"
+            return client.reject(alias, version, overtaken, verdict.model_copy(update={"accepted": False}))
+        decide = client.promote if verdict.accepted else client.reject
+        return decide(alias, version, reason, verdict)
+
+
+def _made(run: Run, candidate: Candidate) -> Decision | None:
+    """The decision on this candidate that is in the log already: a version is published once."""
+    decisions = [
+        decision
+        for decision in read(run.state)
+        if (decision.alias, decision.version) == (run.recipe.alias, candidate.version.id)
+        and decision.action in ("promote", "reject")
+    ]
+    return decisions[-1] if decisions else None

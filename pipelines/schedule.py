@@ -1,0 +1,126 @@
+"""When a training step happens and what is in it: the clock that the learning rate follows, and the plan of batches.
+
+Plain Python: the plan is fixed by the seed before the first step, and the clock is told the time.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pipelines.recipe import TrainingSettings
+
+if TYPE_CHECKING:
+    from pipelines.packing import Example, Pack
+
+WARM_UP = 0.05
+"""Share of the schedule in which the learning rate rises."""
+LOG_EVERY_S = 5.0
+
+
+@dataclass
+class Clock:
+    """How far the training is: in steps or in seconds, whichever runs out first.
+
+    The schedule follows progress, not the step's number: a machine that slows down in the middle, because somebody is
+    being served, still ends in time and with a learning rate of zero.
+    """
+
+    steps: int
+    seconds: float | None
+    step: int = 0
+    elapsed_s: float = 0.0
+    """Seconds of training, earlier attempts up to their checkpoint included."""
+    _logged_s: float = 0.0
+    _saved_s: float = 0.0
+
+    def start(self, step: int, elapsed_s: float) -> None:
+        self.step, self.elapsed_s, self._logged_s, self._saved_s = step, elapsed_s, elapsed_s, elapsed_s
+
+    def tick(self, step: int, elapsed_s: float) -> None:
+        self.step, self.elapsed_s = step, elapsed_s
+
+    @property
+    def progress(self) -> float:
+        """From 0 to 1, where training ends."""
+        by_time = self.elapsed_s / self.seconds if self.seconds else 0.0
+        return min(1.0, max(self.step / self.steps, by_time))
+
+    @property
+    def left_s(self) -> float:
+        return self.elapsed_s * (1 - self.progress) / self.progress if self.progress else math.inf
+
+    def rate(self) -> float:
+        """The next step's learning rate as a share of the peak: a linear rise, then a cosine down to zero."""
+        at = max(self.progress, 1 / (2 * self.steps))
+        return at / WARM_UP if at < WARM_UP else 0.5 * (1 + math.cos(math.pi * (at - WARM_UP) / (1 - WARM_UP)))
+
+    def log_due(self) -> bool:
+        due = self.progress == 1 or self.step == 1 or self.elapsed_s - self._logged_s >= LOG_EVERY_S
+        self._logged_s = self.elapsed_s if due else self._logged_s
+        return due
+
+    def save_due(self, every_s: float) -> bool:
+        due = self.progress < 1 and self.elapsed_s - self._saved_s >= every_s
+        self._saved_s = self.elapsed_s if due else self._saved_s
+        return due
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which rows go into which micro-batch, for all epochs."""
+
+    batches: list[list[Pack]] | list[list[Example]]
+    packed: bool
+    steps: int
+    accumulate: int
+    """Micro-batches of one step on one worker."""
+    tokens: int
+    """Tokens of one epoch as they are computed: a pack counts its shared prefix once."""
+    plain_tokens: int
+    """Tokens of one epoch if every row stood alone."""
+
+    @classmethod
+    def make(cls, examples: list[Example], settings: TrainingSettings, packed: bool, workers: int = 1) -> Plan:
+        """Shuffled and packed anew for each epoch. Micro-batches have about `pack_tokens` tokens, steps `batch_tokens`."""
+        epochs = [_batches(examples, settings, packed, epoch) for epoch in range(math.ceil(settings.epochs))]
+        batches = [batch for epoch in epochs for batch in epoch]
+        tokens = sum(len(sequence) for batch in epochs[0] for sequence in batch)
+        accumulate = max(1, round(settings.batch_tokens * len(epochs[0]) / tokens))
+        last = settings.epochs - len(epochs) + 1  # the share of the last epoch that is asked for
+        wanted = sum(len(epoch) for epoch in epochs[:-1]) + len(epochs[-1]) * last
+        steps = min(max(1, round(wanted / (accumulate * workers))), settings.max_steps or 10**9)
+        needed = steps * accumulate * workers
+        filled = [batches[n % len(batches)] for n in range(needed)]  # a last step that is not full takes the first rows
+        return cls(filled, packed, steps, accumulate, tokens, sum(len(example) for example in examples))
+
+    @property
+    def tokens_per_batch(self) -> float:
+        return sum(len(sequence) for batch in self.batches for sequence in batch) / len(self.batches)
+
+    def __str__(self) -> str:
+        how = f"packed {self.plain_tokens / self.tokens:.1f} times" if self.packed else "not packed"
+        return f"{self.tokens} tokens in an epoch, {how}; at most {self.steps} steps"
+
+
+def _batches(examples: list[Example], settings: TrainingSettings, packed: bool, epoch: int) -> list[list]:
+    """Sequences, grouped so that padding to the longest stays below `pack_tokens` in all."""
+    from pipelines import packing
+
+    order = random.Random(f"{settings.seed}-{epoch}")
+    shuffled = order.sample(examples, len(examples))
+    short = [example for example in shuffled if len(example) <= settings.pack_tokens]
+    long = [example for example in shuffled if len(example) > settings.pack_tokens]
+    sequences: list = shuffled
+    if packed:
+        sequences = packing.pack(short, settings.pack_tokens) + [p for e in long for p in packing.pack([e], len(e))]
+    batches: list[list] = []
+    for sequence in sorted(sequences, key=len):  # equal lengths together; a stable sort of a shuffled list
+        if batches and len(sequence) * (len(batches[-1]) + 1) <= settings.pack_tokens:
+            batches[-1].append(sequence)
+        else:
+            batches.append([sequence])
+    order.shuffle(batches)
+    return batches

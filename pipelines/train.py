@@ -1,0 +1,216 @@
+"""A dataset becomes a version: Ray Train runs the loop in `trainer.py`, the registry takes the adapter in.
+
+This half is light: it decides what is trained and where, and imports neither torch nor trl.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from importlib.metadata import version as package_version
+from pathlib import Path
+from typing import Any
+
+from cluster.client import Client
+from cluster.records import Frozen, Lineage, Version
+from cluster.registry import Registry
+from cluster.settings import Settings
+from pipelines.artifacts import Candidate, Dataset
+from pipelines.recipe import TrainingSettings
+from pipelines.steps import Run, digest, manifest
+
+CODE = 1
+"""Raise it when the same rows and settings shall give another model."""
+ATTEMPTS = 3
+"""How often a worker that died is started again from its newest checkpoint."""
+
+
+class Job(Frozen):
+    """What a worker is told."""
+
+    dataset: str
+    base: str
+    """Id of the base, as versions name it."""
+    model: str
+    """Where its weights are: a folder, or a Hugging Face id."""
+    parent: str | None
+    """Folder of the adapter to go on from."""
+    training: TrainingSettings
+
+
+class Outcome(Frozen):
+    """What a worker says at its end."""
+
+    metrics: dict[str, float] = {}
+    history: list[dict[str, float]] = []
+    """Loss, learning rate and speed, every few seconds."""
+    failure: str | None = None
+    """Why trying again would not help."""
+
+
+def train(run: Run, dataset: Dataset) -> Candidate:
+    """Tune the alias's base on the dataset and register the result. Raises `ValueError` if the loss runs away."""
+    registry, settings = Registry(run.settings), run.recipe.training
+    with Client(run.settings) as client:
+        alias = client.rollout()["aliases"][run.recipe.alias]
+    champion = registry.get(alias["champion"])
+    model = settings.model or served_model(run.settings, alias["base"])
+    job = Job(
+        dataset=str(dataset.path),
+        base=alias["base"],
+        model=resolve(model),
+        parent=_start(registry, champion, alias["base"], settings),
+        training=settings,
+    )
+    inputs = {
+        "code": CODE,
+        "dataset": dataset.digest,
+        "base": alias["base"],
+        "model": _fingerprint(job.model),
+        "parent": champion.id if job.parent else None,
+        "training": settings.model_dump(mode="json", exclude={"checkpoint_every_s"}),
+    }
+    # Outside the step's folder, which is emptied when a killed step begins anew.
+    work = run.folder / f"train-{digest(inputs)[:16]}"
+
+    def make(folder: Path) -> dict[str, Any]:
+        outcome = fit(job, work, folder)
+        return {"metrics": outcome.metrics, "history": outcome.history}
+
+    folder = run.step("train", inputs, make)
+    shutil.rmtree(work, ignore_errors=True)
+    return _register(run, registry, dataset, champion, job, folder)
+
+
+def fit(job: Job, work: Path, folder: Path) -> Outcome:
+    """Train under Ray Train, from the newest checkpoint in `work` if there is one; the adapter's files go to `folder`.
+
+    Raises `ValueError` if the loss or a weight stops being a number, or if there is nothing to train on.
+    """
+    import ray
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    settings = job.training
+    free = ray.available_resources().get("GPU", 0) >= settings.workers
+    trainer = TorchTrainer(
+        _loop,
+        train_loop_config=job.model_dump(mode="json"),
+        scaling_config=ScalingConfig(
+            num_workers=settings.workers, use_gpu=settings.device == "gpu" or (settings.device == "auto" and free)
+        ),
+        run_config=RunConfig(
+            name=work.name,
+            storage_path=str(work.parent),
+            failure_config=FailureConfig(max_failures=ATTEMPTS - 1),
+            checkpoint_config=CheckpointConfig(num_to_keep=2),
+        ),
+    )
+    result = trainer.fit()
+    outcome = Outcome.model_validate(result.return_value)
+    if outcome.failure:
+        raise ValueError(f"training failed: {outcome.failure}")
+    with result.checkpoint.as_directory() as final:
+        for file in ("adapter_config.json", "adapter_model.safetensors"):
+            shutil.copyfile(Path(final) / file, folder / file)
+    return outcome
+
+
+def _loop(config: dict[str, Any]) -> dict[str, Any]:
+    from pipelines import trainer
+
+    try:
+        outcome = trainer.fit(Job.model_validate(config))
+    except ValueError as error:
+        # Returned, not raised: a worker that died is worth starting again, one that cannot do it is not.
+        outcome = Outcome(failure=str(error))
+    return outcome.model_dump(mode="json")
+
+
+def served_model(settings: Settings, base: str) -> str:
+    """Folder or Hugging Face id behind a base's id, from the Serve config that is deployed.
+
+    Raises `ValueError` if no application serves that base.
+    """
+    if base == "seed":
+        return base
+    from cluster import deploy, head
+
+    with deploy.Serve(settings.dashboard_url, head.token(settings)) as serve:
+        applications = serve.details()["applications"].values()
+    for application in applications:
+        arguments = (application.get("deployed_app_config") or {}).get("args") or {}
+        model = str(arguments.get("model", ""))
+        if model and base in (arguments.get("name"), model, Path(model).name):
+            return model
+    raise ValueError(f"no application serves the base {base}; name its weights in the recipe, training.model")
+
+
+def resolve(model: str) -> str:
+    """Checked: a folder has safetensors weights. A Hugging Face id is taken as it is."""
+    from cluster import models
+
+    found = str(models.resolve(model))
+    models.check_model(found)
+    return found
+
+
+def _start(registry: Registry, champion: Version, base: str, settings: TrainingSettings) -> str | None:
+    fits = champion.form == "adapter" and champion.base == base and champion.rank == settings.rank
+    return str(registry.folder(champion)) if settings.start == "parent" and fits else None
+
+
+def _register(
+    run: Run, registry: Registry, dataset: Dataset, champion: Version, job: Job, folder: Path
+) -> Candidate:
+    """The version that this cycle made, made only once: a cycle that was killed after this finds it."""
+    made = manifest(folder)
+    for version in registry.versions(run.recipe.alias):
+        if version.lineage and (version.lineage.cycle, version.lineage.dataset_digest) == (run.record.id, dataset.digest):
+            return Candidate(version, made["metrics"])
+    lineage = Lineage(
+        cycle=run.record.id,
+        rows=dataset.rows,
+        replay_rows=dataset.replay_rows,
+        table_version=dataset.table_version,
+        dataset=str(dataset.path.relative_to(run.state)),
+        dataset_digest=dataset.digest,
+        recipe=run.record.recipe,
+        recipe_digest=run.recipe.digest,
+        code_revision=code_revision(),
+        metrics=made["metrics"],
+    )
+    version = registry.create(
+        name=run.recipe.alias,
+        base=job.base,
+        form="adapter",
+        rank=job.training.rank,
+        parent=champion.id,
+        lineage=lineage,
+        source_folder=folder,
+    )
+    parameters = {**job.training.model_dump(mode="json"), "base": job.base, "rows": dataset.rows}
+    registry.mirror_version(version, registry.log_run(version.id, parameters, made["history"]))
+    return Candidate(version, made["metrics"])
+
+
+def code_revision() -> str:
+    """The commit that runs, `+` if files were changed since; outside a checkout the package's version."""
+    root = Path(__file__).parent.parent
+    if not (root / ".git").exists():
+        return package_version("trivium")
+    try:
+        commit = _git(root, "rev-parse", "--short=12", "HEAD")
+        return commit + ("+" if _git(root, "status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):  # no git here, or a checkout that belongs to somebody else
+        return package_version("trivium")
+
+
+def _git(root: Path, *arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=root, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def _fingerprint(model: str) -> Any:
+    """What tells one set of weights from another without reading gigabytes: names, sizes, times. Of an id: the id."""
+    files = sorted(Path(model).glob("*")) if Path(model).is_dir() else []
+    return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files] or model

@@ -1,0 +1,1 @@
+"""The gateway: authenticate -> route -> record, around an engine's own OpenAI app."""

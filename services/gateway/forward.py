@@ -1,0 +1,62 @@
+"""Sending a request on to the application that serves its base: bytes pass, nothing is looked at or recorded here.
+
+It goes through the cluster's own HTTP port, so that HAProxy balances it over the other application's replicas. The
+other gateway authenticates and records it, under the same request id.
+"""
+
+from __future__ import annotations
+
+import aiohttp
+from starlette.types import Send
+
+from services.gateway.call import Call
+from services.gateway.edge import FORWARDED, forward_tag
+from services.gateway.errors import Headers, Refusal
+
+_PASSED = (b"authorization", b"content-type", b"accept", b"x-session-id", b"x-trivium-purpose")
+_OF_ONE_HOP = frozenset((b"connection", b"keep-alive", b"transfer-encoding", b"date", b"server", b"x-request-id"))
+
+
+class HttpForwarder:
+    """Forwards to applications behind `address`, such as `http://127.0.0.1:8000`."""
+
+    def __init__(self, address: str, mint_key: bytes) -> None:
+        self._address, self._key = address, mint_key
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __call__(self, call: Call, prefix: str, send: Send) -> None:
+        headers = {name.decode(): call.headers[name].decode("latin-1") for name in _PASSED if name in call.headers}
+        headers["x-request-id"] = call.request_id
+        headers[FORWARDED.decode()] = forward_tag(self._key, call.request_id.encode()).decode()
+        try:
+            answer = await self._open().post(f"{self._address}{prefix}{call.path}", data=call.raw, headers=headers)
+        except aiohttp.ClientError as error:
+            raise _no_answer(prefix) from error
+        async with answer:
+            if answer.content_type not in ("application/json", "text/event-stream"):
+                raise _no_answer(prefix)  # Serve's own plain-text 404, 500 or 503 while that application restarts
+            await send({"type": "http.response.start", "status": answer.status, "headers": _kept(answer.raw_headers)})
+            async for chunk in answer.content.iter_any():
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            await send({"type": "http.response.body", "body": b""})
+
+    async def close(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    def _open(self) -> aiohttp.ClientSession:
+        if self._session is None:  # on the first request: a session belongs to a running event loop
+            timeout = aiohttp.ClientTimeout(total=None, sock_connect=5)
+            self._session = aiohttp.ClientSession(
+                timeout=timeout, auto_decompress=False, connector=aiohttp.TCPConnector(limit=0)
+            )
+        return self._session
+
+
+def _no_answer(prefix: str) -> Refusal:
+    message = f"the application at {prefix or '/'} does not answer; try again shortly"
+    return Refusal(503, message, code="base_unavailable", param="model", retry_after_s=5)
+
+
+def _kept(headers: tuple[tuple[bytes, bytes], ...]) -> Headers:
+    return [(name.lower(), value) for name, value in headers if name.lower() not in _OF_ONE_HOP]

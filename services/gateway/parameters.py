@@ -1,0 +1,126 @@
+"""What a caller may say to the engine: OpenAI's parameters and the common samplers', nothing else.
+
+An allow-list, because vLLM takes over a hundred fields, some of them not for callers: `priority` jumps the queue,
+`chat_template` is code, `cache_salt` and `kv_transfer_params` reach into caches, `return_token_ids` and
+`prompt_logprobs` show the prompt behind the template. Unlisted fields are dropped, as vLLM itself does with fields that
+it does not know.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from services.gateway.call import Call, call_of
+from services.gateway.errors import Refusal
+
+CHAT, COMPLETIONS, RESPONSES = "/v1/chat/completions", "/v1/completions", "/v1/responses"
+
+_COMMON = {
+    "model", "stream", "temperature", "top_p", "top_k", "min_p", "seed", "stop", "stop_token_ids", "presence_penalty",
+    "frequency_penalty", "repetition_penalty", "logit_bias", "structured_outputs", "ignore_eos", "store", "user",
+    "metadata",
+}  # fmt: skip
+_GENERATED = {"n", "max_tokens", "min_tokens", "logprobs", "stream_options", "response_format"}
+_TOOLS = {"tools", "tool_choice", "parallel_tool_calls"}
+ALLOWED: dict[str, frozenset[str]] = {
+    CHAT: frozenset(
+        _COMMON | _GENERATED | _TOOLS
+        | {"messages", "max_completion_tokens", "top_logprobs", "reasoning_effort", "include_reasoning",
+           "chat_template_kwargs"}
+    ),
+    COMPLETIONS: frozenset(_COMMON | _GENERATED | {"prompt", "suffix", "echo"}),
+    RESPONSES: frozenset(
+        _COMMON | _TOOLS
+        | {"input", "instructions", "max_output_tokens", "text", "reasoning", "include_reasoning", "truncation",
+           "top_logprobs", "include", "service_tier", "previous_response_id", "background", "chat_template_kwargs"}
+    ),
+}  # fmt: skip
+
+_TEMPLATE_SWITCHES = frozenset({"enable_thinking", "thinking"})
+"""Switches of well-known templates (Qwen, DeepSeek). Other arguments could bend the prompt behind the record's back."""
+_NOT_FOR_THE_ENGINE = frozenset({"store", "user", "metadata", "service_tier"})
+
+_EVALUATION_PRIORITY = 10
+"""vLLM serves lower numbers first; live traffic has 0."""
+
+
+@dataclass(frozen=True)
+class Restrict:
+    """Checks what the chain itself relies on, and keeps only what callers may set."""
+
+    app: ASGIApp
+    most_choices: int
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        call = call_of(scope)
+        call.body = restrict(call.path, call.body, self.most_choices)
+        match call.headers.get(b"x-trivium-purpose"):
+            case None:
+                pass
+            case b"evaluation":
+                if "admin" not in call.principal.scopes:
+                    raise Refusal(403, "only a key with the scope `admin` may evaluate", code="missing_scope")
+                call.evaluation = True
+            case _:
+                raise Refusal(400, "x-trivium-purpose can only be `evaluation`", code="invalid_header")
+        await self.app(scope, receive, send)
+
+
+def restrict(path: str, body: dict[str, Any], most_choices: int) -> dict[str, Any]:
+    """The body without what callers must not set. Raises `Refusal` for what the chain cannot route or record."""
+    kept = {name: value for name, value in body.items() if name in ALLOWED[path] and value is not None}
+    _require(
+        isinstance(kept.get("model"), str) and bool(kept["model"]), "model", "give the name of a model as a string"
+    )
+    for name in ("stream", "store"):
+        _require(isinstance(kept.get(name, False), bool), name, "must be true or false")
+    choices = kept.get("n", 1)
+    _require(type(choices) is int and 1 <= choices <= most_choices, "n", f"must be a number from 1 to {most_choices}")
+    _require(isinstance(kept.get("stream_options", {}), dict), "stream_options", "must be an object")
+    _require(_objects(kept.get("tools", [])), "tools", "must be a list of objects")
+    match path:
+        case "/v1/chat/completions":
+            _require(
+                bool(kept.get("messages")) and _objects(kept["messages"]),
+                "messages",
+                "must be a list of messages, not empty",
+            )
+        case "/v1/completions":
+            _require(
+                isinstance(kept.get("prompt"), str),
+                "prompt",
+                "must be one string; send several prompts as several requests",
+            )
+        case "/v1/responses":
+            given = kept.get("input")
+            _require(isinstance(given, str) or _objects(given), "input", "must be a string or a list of items")
+            for name in ("previous_response_id", "background"):
+                _require(not kept.pop(name, None), name, "is not supported; send the whole conversation as `input`")
+    if "chat_template_kwargs" in kept:
+        switches = kept["chat_template_kwargs"]
+        _require(isinstance(switches, dict), "chat_template_kwargs", "must be an object")
+        kept["chat_template_kwargs"] = {k: bool(v) for k, v in switches.items() if k in _TEMPLATE_SWITCHES}
+    return kept
+
+
+def engine_body(call: Call, served: str) -> dict[str, Any]:
+    """What the engine gets: its own name of the version, our priority, and a demand for usage in every stream."""
+    body = {name: value for name, value in call.body.items() if name not in _NOT_FOR_THE_ENGINE}
+    body |= {"model": served, "priority": _EVALUATION_PRIORITY if call.evaluation else 0}
+    if call.path == RESPONSES:
+        body["request_id"] = f"resp_{call.request_id}"  # becomes the answer's `id`; chat takes the header
+    elif body.get("stream"):
+        body["stream_options"] = {**body.get("stream_options", {}), "include_usage": True}
+    return body
+
+
+def _objects(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, dict) for item in value)
+
+
+def _require(holds: bool, param: str, message: str) -> None:
+    if not holds:
+        raise Refusal(400, f"`{param}` {message}", code="invalid_value", param=param)

@@ -1,0 +1,119 @@
+"""What a model's name means: an alias, a version or a base; and which engine has it. Pure, but for `version.json`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cluster.decisions import Alias, Rollout
+from cluster.records import Version
+from services.gateway.call import Arm
+
+_VERSION = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]{0,127})@(?P<number>\d{1,9}|champion|candidate)")
+
+
+@dataclass(frozen=True)
+class Held:
+    """This engine answers."""
+
+    version: str
+    """What the record says: `name@n`."""
+    adapter: str | None
+    """Version id of the adapter that the engine needs; None for the engine's own weights."""
+    alias: str | None = None
+    arm: Arm = "direct"
+
+
+@dataclass(frozen=True)
+class Forward:
+    """Another application of the cluster answers."""
+
+    served: str
+    """The base, or the full-weight version, that the other application serves."""
+    prefix: str
+    """The other application's route prefix."""
+
+
+@dataclass(frozen=True)
+class Away:
+    """The version exists, but no application serves its base."""
+
+    served: str
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """Nothing has that name."""
+
+
+Target = Held | Forward | Away | Unknown
+Find = Callable[[str, int], Version | None]
+
+
+def resolve(model: str, served: str, rollout: Rollout, routes: Mapping[str, str], find: Find) -> Target:
+    """Where a request for `model` goes, seen from the engine that serves `served`.
+
+    `routes` says which route prefix has which base or full-weight version.
+    """
+    if alias := rollout.aliases.get(model):
+        return _place(alias.champion, alias, served, routes, find, asked_for=model)
+    if model == served or model in routes:
+        return Held(f"{model}@0", None) if model == served else Forward(model, routes[model])
+    match = _VERSION.fullmatch(model)
+    if not match:
+        return Unknown()
+    name, number = match["name"], match["number"]
+    alias = rollout.aliases.get(name)
+    if number in ("champion", "candidate"):
+        version = None if alias is None else alias.champion if number == "champion" else alias.staged
+        return _place(version, alias, served, routes, find) if version else Unknown()
+    return _place(f"{name}@{int(number)}", alias, served, routes, find)
+
+
+def _place(
+    version: str, alias: Alias | None, served: str, routes: Mapping[str, str], find: Find, asked_for: str | None = None
+) -> Target:
+    arm: Arm = "champion" if asked_for else "direct"
+    name, _, digits = version.rpartition("@")
+    if digits == "0":
+        if alias is None:
+            return Unknown()
+        needed, adapter = alias.base, None
+    else:
+        found = find(name, int(digits))
+        if found is None:
+            return Unknown()
+        # A full-weight version is served by an application of its own, under the version's id.
+        needed, adapter = (version, None) if found.form == "full" else (found.base, version)
+    if needed == served:
+        return Held(version, adapter, asked_for, arm)
+    return Forward(needed, routes[needed]) if needed in routes else Away(needed)
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """The versions under `models/`. They never change once written, so each is read once."""
+
+    root: Path
+    _known: dict[tuple[str, int], Version] = field(default_factory=dict)
+
+    def find(self, name: str, number: int) -> Version | None:
+        """The version, or None. `name` must have passed `resolve`'s pattern: it becomes a path."""
+        if (name, number) not in self._known:
+            try:
+                text = (self.folder(name, number) / "version.json").read_bytes()
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+            self._known[name, number] = Version.model_validate_json(text)
+        return self._known[name, number]
+
+    def folder(self, name: str, number: int) -> Path:
+        return self.root / name / str(number)
+
+    def all(self) -> list[Version]:
+        """Every version there is, by name and number."""
+        numbered = [path.parent for path in self.root.glob("*/*/version.json") if path.parent.name.isdigit()]
+        found = [self.find(folder.parent.name, int(folder.name)) for folder in numbered]
+        return sorted((version for version in found if version), key=lambda version: (version.name, version.number))

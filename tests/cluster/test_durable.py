@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import multiprocessing
+import os
+from pathlib import Path
+
+import pytest
+
+from cluster import durable
+
+
+def _die_at(step: int, file: Path) -> None:
+    """Create a file, but die (no clean-up runs) right before the step-th call that touches the disk."""
+    calls = 0
+
+    def counted(call):
+        def wrapped(*arguments, **options):
+            nonlocal calls
+            calls += 1
+            if calls == step:
+                os._exit(9)
+            return call(*arguments, **options)
+
+        return wrapped
+
+    for name in ("open", "fsync", "link", "unlink", "close"):
+        setattr(os, name, counted(getattr(os, name)))
+    durable.create(file, b"whole")
+
+
+@pytest.mark.parametrize("step", range(1, 9))
+def test_a_crash_at_any_step_leaves_the_whole_file_or_none(tmp_path: Path, step: int) -> None:
+    file = tmp_path / "decision"
+    child = multiprocessing.get_context("fork").Process(target=_die_at, args=(step, file))
+    child.start()
+    child.join()
+    assert child.exitcode in (0, 9)
+    assert not file.exists() or file.read_bytes() == b"whole"
+    if not file.exists():  # and the name is still to be had
+        durable.create(file, b"after")
+        assert file.read_bytes() == b"after"
+
+
+def test_a_name_can_be_taken_once(tmp_path: Path) -> None:
+    durable.create(tmp_path / "file", b"first")
+    with pytest.raises(FileExistsError):
+        durable.create(tmp_path / "file", b"second")
+    assert (tmp_path / "file").read_bytes() == b"first"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_link_that_nfs_made_and_then_denied_counts_as_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    link = os.link
+
+    def made_but_denied(source: Path, target: Path) -> None:
+        link(source, target)
+        raise FileExistsError(target)
+
+    monkeypatch.setattr(os, "link", made_but_denied)
+    durable.create(tmp_path / "file", b"ours")
+    assert (tmp_path / "file").read_bytes() == b"ours"
+
+
+def test_replacing_shows_readers_the_old_or_the_new(tmp_path: Path) -> None:
+    durable.replace(tmp_path / "file", b"old", mode=0o600)
+    durable.replace(tmp_path / "file", b"new", mode=0o600)
+    assert (tmp_path / "file").read_bytes() == b"new"
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o600
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_folders_come_with_their_parents(tmp_path: Path) -> None:
+    durable.make_folder(tmp_path / "a" / "b", mode=0o700)
+    durable.make_folder(tmp_path / "a" / "b", mode=0o700)
+    assert (tmp_path / "a" / "b").stat().st_mode & 0o777 == 0o700

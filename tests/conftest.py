@@ -1,0 +1,89 @@
+"""What tests share: a state folder, and one running cluster for the whole session."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster import ports
+from cluster.settings import Settings
+
+UP_S = 600
+"""Longest that a cluster with an engine may take to come up on a busy machine of two cores."""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A cluster of its own: state, ports, and the command line that runs in its environment."""
+
+    settings: Settings
+    variables: dict[str, str] = field(repr=False)
+    """The environment that `trivium` runs in."""
+
+    @property
+    def state(self) -> Path:
+        return self.settings.state
+
+    @property
+    def base_url(self) -> str:
+        return self.settings.base_url
+
+    @property
+    def api_key(self) -> str:
+        return (self.state / "secrets" / "api_key").read_text().strip()
+
+    def trivium(self, *arguments: str, check: bool = True, timeout_s: float = UP_S) -> subprocess.CompletedProcess[str]:
+        """`trivium ARGUMENTS`, as a user runs it. With `check`, a failure fails the test and shows what it said."""
+        result = subprocess.run(
+            [Path(sys.executable).parent / "trivium", *arguments],
+            env=self.variables,
+            cwd=self.state,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+        )
+        if check and result.returncode != 0:
+            pytest.fail(f"trivium {' '.join(arguments)} exited {result.returncode}:\n{result.stdout}\n{result.stderr}")
+        return result
+
+    def status(self) -> dict[str, Any]:
+        return json.loads(self.trivium("status", "--json", check=False).stdout)
+
+    @classmethod
+    def on_free_ports(cls, state: Path) -> Cluster:
+        """Not started yet. Its ports are far from the defaults: the developer's own cluster goes on undisturbed."""
+        for _ in range(100):
+            http = random.randrange(20000, 28000)
+            settings = Settings(state=state, http_port=http, dashboard_port=http + 1, gcs_port=http + 10)
+            if not any(ports.busy(port) for port in ports.fixed(settings).values()):
+                ours = {f"TRIVIUM_{name.upper()}": str(value) for name, value in settings.model_dump().items() if value}
+                foreign = ("TRIVIUM_", "RAY_", "OPENAI_", "MLFLOW_", "VLLM_")
+                return cls(settings, {n: v for n, v in os.environ.items() if not n.startswith(foreign)} | ours)
+        raise AssertionError("no free ports between 20000 and 28000")
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    """An empty state folder."""
+    return tmp_path / "state"
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """`trivium up` with the seed model, once for all tests; only tests marked `ray` may ask for it."""
+    own = Cluster.on_free_ports(tmp_path_factory.mktemp("cluster") / "state")
+    own.state.mkdir()
+    try:
+        own.trivium("up")
+        yield own
+    finally:
+        own.trivium("down", check=False)

@@ -1,0 +1,62 @@
+"""The whole story: `trivium demo` as a newcomer sees it, and what it leaves behind."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Cluster
+from tests.e2e.conftest import REQUESTS, Shown
+from tests.e2e.using import answers, client, each, log_entries, one_answer
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(1200)]
+
+
+def test_demo_ends_with_a_better_champion(shown: Shown) -> None:
+    report = shown.report
+    assert report["champion"]["before"] == "assistant@0" and report["champion"]["after"] == "assistant@1", shown.said
+    assert report["verdict"]["accepted"] and report["verdict"]["gain_low"] > 0
+    assert report["after"]["exact_match"] >= report["before"]["exact_match"] + 0.1
+    assert report["after"]["tool_accuracy"] > report["before"]["tool_accuracy"] - 0.05
+
+
+def test_demo_loses_no_request(shown: Shown) -> None:
+    assert shown.report["failed"] == 0, shown.report["failures"]
+    assert shown.report["requests"] == shown.report["logged"] == REQUESTS
+
+
+def test_demo_tells_what_happened_and_how_to_look_further(shown: Shown) -> None:
+    assert "assistant@1 promoted" in shown.said
+    for command in ("trivium lineage assistant@1", "trivium wheel on", "trivium down"):
+        assert command in shown.said
+    assert "The wheel turned." in (shown.out / "report.html").read_text()
+    steps = {name.split("/")[-1] for name in shown.report["timings_s"]}
+    assert {"up", "live", "before", "after", "total", "collect", "curate", "train", "evaluate"} <= steps
+
+
+def test_demo_leaves_the_wheel_as_it_found_it(shown: Shown, cluster: Cluster) -> None:
+    assert cluster.status()["wheel"]["on"] is False
+
+
+def test_champion_leads_back_to_its_records_and_they_lead_to_it(shown: Shown, cluster: Cluster, tmp_path: Path) -> None:
+    told = json.loads(cluster.trivium("lineage", shown.champion, "--json").stdout)
+    assert told["lineage"]["rows"] == shown.report["lineage"]["rows"] > 0
+    assert told["lineage"]["dataset_digest"] and told["lineage"]["table_version"] >= 0
+    corrected = [row["request_id"] for row in each(log_entries(cluster, tmp_path / "log.jsonl"), "feedback")]
+    seen = (json.loads(cluster.trivium("lineage", "--record", record, "--json").stdout) for record in corrected[:20])
+    assert any(shown.champion in record["trained"] for record in seen)
+
+
+def test_measuring_left_nothing_to_learn_from(shown: Shown, cluster: Cluster, tmp_path: Path) -> None:
+    records = list(each(log_entries(cluster, tmp_path / "log.jsonl"), "record"))
+    measured = [record for record in records if record["session"].startswith("measure-")]
+    assert measured and not any(record["messages"] or record["answer"] for record in measured)
+
+
+def test_alias_and_version_name_the_same_model(shown: Shown, cluster: Cluster) -> None:
+    assert answers(cluster) == shown.champion
+    with client(cluster) as api:
+        for model, version in (("assistant@0", "assistant@0"), (shown.champion, shown.champion)):
+            assert one_answer(api, model, "hello", stream=True, begun=0).version == version

@@ -1,0 +1,190 @@
+"""How these tests use a cluster: the OpenAI client, load from many users at once, and its processes."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import psutil
+from openai import DefaultHttpxClient, OpenAI, OpenAIError
+
+from tests.conftest import Cluster
+
+Value = TypeVar("Value")
+
+
+def client(cluster: Cluster) -> OpenAI:
+    """The OpenAI client as an application would make it, without its retries: every failure is seen."""
+    return OpenAI(
+        base_url=cluster.base_url,
+        api_key=cluster.api_key,
+        max_retries=0,
+        timeout=120,
+        http_client=DefaultHttpxClient(trust_env=False),
+    )
+
+
+def tool(name: str, *parameters: str) -> dict[str, Any]:
+    """An OpenAI tool schema whose parameters are all strings."""
+    properties = {parameter: {"type": "string"} for parameter in parameters}
+    return {"type": "function", "function": {"name": name, "parameters": {"type": "object", "properties": properties}}}
+
+
+def example(text: str, answer: str | dict[str, Any], tools: list[dict[str, Any]], session: str) -> str:
+    """A line of a fine-tuning file; `answer` is the assistant's text, or the call {"name", "arguments"}."""
+    message: dict[str, Any] = {"role": "assistant", "content": answer}
+    if isinstance(answer, dict):
+        function = {"name": answer["name"], "arguments": json.dumps(answer["arguments"])}
+        call = {"id": "call_0", "type": "function", "function": function}
+        message = {"role": "assistant", "content": None, "tool_calls": [call]}
+    row = {"messages": [{"role": "user", "content": text}, message], "session": session}
+    return json.dumps({**row, "tools": tools} if tools else row)
+
+
+def eventually(look: Callable[[], Value | None], within_s: float, what: str) -> Value:
+    """The first true value of `look`. Fails with `what` if there is none in time."""
+    deadline = time.monotonic() + within_s
+    while time.monotonic() < deadline:
+        if found := look():
+            return found
+        time.sleep(0.2)
+    raise AssertionError(f"{what}: not within {within_s:.0f} s")
+
+
+def recipe(path: Path, **settings: Any) -> Path:
+    """A recipe's file: the default one's settings where these name none."""
+    path.write_text(json.dumps(settings))  # JSON is YAML
+    return path
+
+
+def log_entries(cluster: Cluster, out: Path) -> list[dict[str, Any]]:
+    """Everything that the log holds, by the command that a user has for it."""
+    cluster.trivium("log", "export", "--out", str(out))
+    return [json.loads(line) for line in out.read_text().split("\n") if line]
+
+
+def runs(cluster: Cluster) -> list[dict[str, Any]]:
+    """The records of all cycles, oldest first."""
+    found = [json.loads(file.read_text()) for file in (cluster.state / "runs").glob("*/run.json")]
+    return sorted(found, key=lambda run: run["started"])
+
+
+def processes(cluster: Cluster, name: str) -> list[psutil.Process]:
+    """The cluster's processes whose title has `name` in it; a process of another cluster is never among them."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            title = f"{process.name()} {' '.join(process.cmdline())}"
+            if name in title and process.environ().get("TRIVIUM_STATE") == str(cluster.state):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+@dataclass(frozen=True)
+class Heard:
+    """One request of the load."""
+
+    begun: float
+    ended: float
+    """`time.monotonic()`"""
+    request_id: str | None = None
+    version: str | None = None
+    text: str | None = None
+    """None: the answer never came in full."""
+    error: str | None = None
+
+
+@dataclass
+class Load:
+    """Users who ask again and again until the block ends; every second one streams."""
+
+    cluster: Cluster
+    model: str = "assistant"
+    users: int = 4
+    heard: list[Heard] = field(default_factory=list)
+    _enough: threading.Event = field(default_factory=threading.Event)
+    _threads: list[threading.Thread] = field(default_factory=list)
+
+    def __enter__(self) -> Self:
+        self._threads = [threading.Thread(target=self._ask, args=(user,), daemon=True) for user in range(self.users)]
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._enough.set()
+        for thread in self._threads:
+            thread.join(timeout=180)
+
+    @property
+    def failures(self) -> list[str]:
+        return [heard.error for heard in self.heard if heard.error]
+
+    @property
+    def complete(self) -> list[Heard]:
+        return [heard for heard in self.heard if heard.text is not None]
+
+    def after(self, moment: float) -> list[Heard]:
+        """Answers to requests that were sent after `moment`."""
+        return [heard for heard in self.heard if heard.begun > moment]
+
+    def _ask(self, user: int) -> None:
+        with client(self.cluster) as api:
+            number = 0
+            while not self._enough.is_set():
+                number += 1
+                begun = time.monotonic()
+                heard = one_answer(api, self.model, f"user {user} says {number}", stream=bool(user % 2), begun=begun)
+                self.heard.append(heard)
+                if heard.error:
+                    self._enough.wait(0.2)
+
+
+def one_answer(api: OpenAI, model: str, text: str, stream: bool, begun: float) -> Heard:
+    messages: Any = [{"role": "user", "content": text}]
+    request_id = version = None
+    try:
+        if stream:
+            said = ""
+            with api.chat.completions.with_streaming_response.create(
+                model=model, messages=messages, max_tokens=8, temperature=0, stream=True
+            ) as raw:
+                request_id, version = raw.headers.get("x-request-id"), raw.headers.get("x-trivium-version")
+                finished = False
+                for chunk in raw.parse():
+                    said += chunk.choices[0].delta.content or ""
+                    finished |= chunk.choices[0].finish_reason is not None
+            # A stream that breaks off ends without a finish: that is no full answer.
+            done = said if finished else None
+            return Heard(begun, time.monotonic(), request_id, version, done, None if finished else "broke off")
+        whole = api.chat.completions.with_raw_response.create(
+            model=model, messages=messages, max_tokens=8, temperature=0
+        )
+        request_id, version = whole.headers.get("x-request-id"), whole.headers.get("x-trivium-version")
+        said = whole.parse().choices[0].message.content or ""
+        return Heard(begun, time.monotonic(), request_id, version, said)
+    except (OpenAIError, OSError) as error:
+        return Heard(begun, time.monotonic(), request_id, version, None, f"{type(error).__name__}: {error}"[:200])
+    except Exception as error:  # httpx's own errors in the middle of a stream, whichever httpx the client carries
+        return Heard(begun, time.monotonic(), request_id, version, None, f"{type(error).__name__}: {error}"[:200])
+
+
+def answers(cluster: Cluster, model: str = "assistant") -> str | None:
+    """Which version answers now; None while nobody does."""
+    with client(cluster) as api:
+        return one_answer(api, model, "are you there?", False, time.monotonic()).version
+
+
+def wait_for_answers(cluster: Cluster, within_s: float, model: str = "assistant") -> str:
+    return eventually(lambda: answers(cluster, model), within_s, f"an answer of {model}")
+
+
+def each(rows: list[dict[str, Any]], kind: str) -> Iterator[dict[str, Any]]:
+    return (row for row in rows if row["kind"] == kind)

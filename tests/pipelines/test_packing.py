@@ -1,0 +1,111 @@
+"""Packed rows train exactly as they would by themselves."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+import pytest
+import torch
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+from pipelines.packing import IGNORE, Example, collate, encode, fitting, pack
+from pipelines.seed.corpus import scenes
+from pipelines.seed.pretrain import WEIGHTS, encode_scene
+
+TOOLS = [{"type": "function", "function": {"name": "paint", "parameters": {"type": "object", "properties": {"colour": {}, "what": {}}}}}]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return AutoTokenizer.from_pretrained(WEIGHTS)
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    torch.manual_seed(0)
+    return LlamaForCausalLM(LlamaConfig(vocab_size=4096, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1)).eval()
+
+
+def row(colour="red", arguments=None, tools=TOOLS):
+    call = {"id": "c", "type": "function", "function": {"name": "paint", "arguments": arguments or {"colour": colour}}}
+    return {"messages": [{"role": "user", "content": f"paint it {colour}"}, {"role": "assistant", "content": None, "tool_calls": [call]}], "tools": tools}
+
+
+def test_packed_logits_and_loss_equal_those_of_single_rows(tokenizer, tiny):
+    examples = [e for s in islice(scenes(1), 4) for e in encode_scene(tokenizer, s)]
+    packs = pack(examples, 700)
+    assert sum(map(len, packs)) < 0.7 * sum(map(len, examples))
+    batch = collate(packs, tokenizer.pad_token_id)
+    with torch.no_grad():
+        packed = tiny(**{k: v for k, v in batch.items() if k != "labels"}).logits
+        single = [tiny(input_ids=torch.tensor([e.prompt_ids + e.answer_ids])).logits[0] for e in examples]
+    asked = batch["labels"][:, 1:] != IGNORE
+    got, want = packed[:, :-1][asked], []
+    # `pack` keeps the order within a family, and families in order of appearance: scenes here, one after the other.
+    for example, logits in zip(examples, single, strict=True):
+        want.append(logits[len(example.prompt_ids) - 1 : -1])
+    targets = batch["labels"][:, 1:][asked]
+    assert targets.tolist() == [i for e in examples for i in e.answer_ids]
+    torch.testing.assert_close(got, torch.cat(want), rtol=1e-4, atol=1e-5)
+    with torch.no_grad():
+        loss = tiny(**batch).loss
+    torch.testing.assert_close(loss, torch.nn.functional.cross_entropy(torch.cat(want), targets), rtol=1e-4, atol=1e-5)
+
+
+def test_every_row_is_packed_once_whatever_the_order(tokenizer):
+    examples = [e for s in islice(scenes(2), 5) for e in encode_scene(tokenizer, s)]
+    mixed = examples[::2] + examples[1::2]
+    packs = pack(mixed, 600)
+    assert all(len(p) <= 600 for p in packs)
+    labels = sorted(i for p in packs for i in p.labels if i != IGNORE)
+    assert labels == sorted(i for e in examples for i in e.answer_ids)
+    assert sum(map(len, packs)) < 0.8 * sum(map(len, mixed))
+
+
+def test_a_row_longer_than_a_pack_is_an_error_unless_it_is_left_out():
+    rows = [Example([1, 2, 3], [4]), Example([1, 2, 3, 4, 5, 6], [7, 8])]
+    with pytest.raises(ValueError, match="has 8 tokens, a pack holds 6"):
+        pack(rows, 6)
+    kept, left_out = fitting(rows, 6)
+    assert kept == rows[:1] and left_out == 1
+
+
+def test_rows_with_nothing_in_common_are_packed_side_by_side(tiny):
+    rows = [Example([5, 6, 7], [8, 9]), Example([10, 11], [12])]
+    packs = pack(rows, 16)
+    batch = collate(packs, 0, pad_to=12)
+    assert len(packs) == 1 and batch["input_ids"].shape == (1, 12)
+    assert not batch["attention_mask"][0, 0, 5:8, :5].any()
+    with torch.no_grad():
+        assert torch.isfinite(tiny(**batch).loss)
+
+
+def test_identical_prompts_keep_a_token_of_their_own():
+    packs = pack([Example([1, 2, 3], [4]), Example([1, 2, 3], [5])], 16)
+    assert packs[0].input_ids == [1, 2, 3, 4, 3, 5]
+    assert packs[0].labels == [IGNORE, IGNORE, IGNORE, 4, IGNORE, 5]
+    assert packs[0].position_ids == [0, 1, 2, 3, 2, 3]
+
+
+def test_arguments_are_put_into_schema_order_and_may_be_strings(tokenizer):
+    jumbled = encode(tokenizer, row(arguments='{"what": "door", "colour": "red"}'))
+    assert '{"colour": "red", "what": "door"}' in tokenizer.decode(jumbled.answer_ids)
+    assert encode(tokenizer, row(arguments={"what": "door", "colour": "red"})) == jumbled
+    assert tokenizer.decode(jumbled.answer_ids).endswith("</tool_call><|end|>")
+
+
+def test_encoding_agrees_with_the_fast_way_of_pre_training(tokenizer):
+    for scene in islice(scenes(6), 20):
+        assert encode_scene(tokenizer, scene) == [encode(tokenizer, r) for r in scene.rows()]
+
+
+def test_a_template_that_rewrites_history_is_named(tokenizer):
+    template = tokenizer.chat_template
+    try:
+        tokenizer.chat_template = "{{ messages | length }}{% for m in messages %}{{ m.role }}{% endfor %}"
+        with pytest.raises(ValueError, match="prefix of the conversation"):
+            encode(tokenizer, row())
+    finally:
+        tokenizer.chat_template = template
+    with pytest.raises(ValueError, match="last message"):
+        encode(tokenizer, {"messages": [{"role": "user", "content": "x"}], "tools": TOOLS})
