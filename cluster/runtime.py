@@ -70,10 +70,13 @@ def up(settings: Settings, options: Options, say: Say) -> None:
             _check_listen(details, config)
             digests = deploy.digests(config)
             if ours.applications != digests or not deploy.running(details, set(digests)):
-                replace(ours, applications=digests, options=vars(chosen)).write(settings)
+                # Names first, so that `down` ends them; what they are and were asked for only once they run: after a
+                # failure the next `up` tries again, and without the options that failed.
+                replace(ours, applications=dict.fromkeys(digests, "") | ours.applications).write(settings)
                 say("deploying" if details["applications"] else "starting Serve")
                 serve.deploy(deploy.beside(config, details, set(ours.applications)))
                 deploy.wait(serve, set(digests), say)
+            replace(ours, applications=digests, options=vars(chosen)).write(settings)
 
 
 def down(settings: Settings, say: Say) -> None:

@@ -13,7 +13,7 @@ import random
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from cluster.client import Client, find_key
 from cluster.records import Message
@@ -36,7 +36,7 @@ def evaluate(run: Run, candidate: Candidate, dataset: Dataset) -> Evaluation:
     settings, alias = run.recipe.evaluation, run.recipe.alias
     scorer = scorers.find(settings.scorer, settings.judge)
     with Client(run.settings) as client:
-        champion = client.rollout()["aliases"][alias]["champion"]
+        champion = served(client, alias)["champion"]
 
         def make(folder: Path) -> dict[str, Any]:
             client.stage(alias, candidate.version.id, f"evaluation in cycle {run.record.id}")
@@ -59,6 +59,15 @@ def evaluate(run: Run, candidate: Candidate, dataset: Dataset) -> Evaluation:
     return Evaluation(folder, rows, candidate.version.id, champion, result["metrics"])
 
 
+def served(client: Client, alias: str) -> dict[str, Any]:
+    """What an alias is now, as `/admin/rollout` has it. Raises `ValueError` if there is none of that name."""
+    aliases = client.rollout()["aliases"]
+    if alias not in aliases:
+        known = ", ".join(aliases) or "none"
+        raise ValueError(f"there is no alias {alias} (there is: {known}); see `alias` in the recipe")
+    return aliases[alias]
+
+
 @dataclass(frozen=True)
 class Answer:
     """What a version said to one row; `message` is None where the deployment refused the request."""
@@ -69,16 +78,21 @@ class Answer:
 
 
 def request(row: Row, settings: EvaluationSettings) -> dict[str, Any]:
-    """A row as a chat request, greedy. Where the reference calls a tool, the answer must too, as in the demo's traffic:
-    the question is then which tool and with what, and structured output keeps the call's form."""
+    """A row as a chat request: its form as it was logged, greedy.
+
+    Where no `tool_choice` was logged and the reference calls a tool, the answer must too: the question is then which
+    tool and with what arguments.
+    """
     body: dict[str, Any] = {
         "messages": row.messages[:-1],
         "temperature": 0,
         "seed": 0,
         "max_tokens": settings.max_tokens,
+        **row.options,
     }
     if row.tools:
-        body |= {"tools": row.tools, "tool_choice": "required" if row.messages[-1].get("tool_calls") else "auto"}
+        calls = bool(row.messages[-1].get("tool_calls"))
+        body = {"tools": row.tools, "tool_choice": "required" if calls else "auto", **body}
     return body
 
 
@@ -123,25 +137,23 @@ class Deployment:
 
     async def answer(self, version: str, body: dict[str, Any]) -> Answer:
         """One answer. Waits out restarts; a request that the model cannot serve is a refusal, which scores nothing."""
-        import httpx
-
         deadline, pause_s, errors = time.monotonic() + self._patience_s, 0.25, 0
         while True:
-            try:
-                response = await self._http.post("chat/completions", json={"model": version, **body})
-                said = _error(response)
-            except httpx.TransportError as error:
-                response, said = None, f"{type(error).__name__}: {error}"
-            if response is not None and response.is_success:
-                choice = response.json()["choices"][0]
-                return Answer(_message(choice["message"]), choice["finish_reason"])
-            if response is not None and response.status_code in (401, 403, 404) and _in_form(response):
-                raise ValueError(f"{version} cannot be evaluated: {said}")
-            # The engine's own errors are tried again, but not for minutes: some belong to the request.
-            errors += response is not None and _in_form(response) and response.status_code not in (429, 503)
-            if response is not None and (400 <= response.status_code < 500 or errors == 3) and _in_form(response):
-                if response.status_code != 429:
+            response, said = await self._ask({"model": version, **body})
+            match _meaning(response):
+                case "answer":
+                    assert response is not None
+                    choice = response.json()["choices"][0]
+                    return Answer(_message(choice["message"]), choice["finish_reason"])
+                case "forbidden" | "unknown":
+                    raise ValueError(f"{version} cannot be evaluated: {said}")
+                case "refusal":
                     return Answer(None, None, said)
+                case "error":
+                    # The engine's own errors are tried again, but not for minutes: some belong to the request.
+                    errors += 1
+                    if errors == 3:
+                        return Answer(None, None, said)
             if time.monotonic() > deadline:
                 raise ValueError(
                     f"the deployment has not answered {version} for {self._patience_s:.0f} s ({said}); "
@@ -149,6 +161,15 @@ class Deployment:
                 )
             await asyncio.sleep(pause_s * random.uniform(0.5, 1.5))
             pause_s = min(2 * pause_s, 5)
+
+    async def _ask(self, body: dict[str, Any]) -> tuple[httpx.Response | None, str]:
+        import httpx
+
+        try:
+            response = await self._http.post("chat/completions", json=body)
+        except httpx.TransportError as error:
+            return None, f"{type(error).__name__}: {error}"
+        return response, _error(response)
 
     async def close(self) -> None:
         await self._http.aclose()
@@ -231,6 +252,21 @@ class _Progress:
 def _message(message: Message) -> Message:
     """The fields that a scorer reads; an engine adds others (`reasoning`, `audio`, ...), mostly null."""
     return {key: message[key] for key in ("role", "content", "tool_calls") if message.get(key)}
+
+
+def _meaning(response: httpx.Response | None) -> Literal["answer", "forbidden", "unknown", "refusal", "error", "away"]:
+    """What to make of a response. Plain text is Serve's own, while an application restarts; None is no connection."""
+    if response is not None and response.is_success:
+        return "answer"
+    if response is None or not _in_form(response) or response.status_code in (429, 503):
+        return "away"
+    match response.status_code:
+        case 401 | 403:
+            return "forbidden"
+        case 404:
+            return "unknown"
+        case code:
+            return "refusal" if code < 500 else "error"
 
 
 def _in_form(response: httpx.Response) -> bool:

@@ -39,8 +39,8 @@ def judge(evaluation: Evaluation, gate: GateSettings) -> Verdict:
     if well_formed < gate.well_formed:
         against.append(f"{well_formed:.1%} of the answers are well-formed; the gate asks for {gate.well_formed:.1%}")
     against += [
-        f"slice {name} fell from {numbers['champion']:.3f} to {numbers['candidate']:.3f} on {numbers['rows']:.0f} rows; "
-        f"the gate allows {gate.slice_tolerance:.3f}"
+        f"slice {name} fell from {numbers['champion']:.3f} to {numbers['candidate']:.3f} on {numbers['rows']:.0f} "
+        f"rows; the gate allows {gate.slice_tolerance:.3f}"
         for name, numbers in slices.items()
         if _fell(numbers, gate)
     ]

@@ -1,9 +1,9 @@
 """Shared-prefix packing: rows about one toolset are trained behind a single copy of its tokens.
 
-A prompt is mostly its tools; rows that offer the same tools share that prefix. A pack holds the prefix once and the rows
-behind it: a row attends to the prefix and to itself, and its positions go on from the prefix, so that loss and gradients
-are those of the rows by themselves, at a third to a fifth of the tokens. The mask is causal attention over a tree of
-depth two, as in "Hydragen" (Juravsky et al., 2024) for decoding, here for training.
+A prompt is mostly its tools; rows that offer the same tools share that prefix. A pack holds the prefix once and the
+rows behind it: a row attends to the prefix and to itself, and its positions go on from the prefix, so that loss and
+gradients are those of the rows by themselves, at a third to a fifth of the tokens. The mask is causal attention over a
+tree of depth two, as in "Hydragen" (Juravsky et al., 2024) for decoding, here for training.
 
 Shapes: B packs, T tokens of a pack.
 """
@@ -66,18 +66,21 @@ def encode(tokenizer: PreTrainedTokenizerBase, row: dict[str, Any]) -> Example:
     if not messages or messages[-1].get("role") != "assistant":
         raise ValueError("the last message of a row must be the assistant's answer")
     messages = [_with_dict_arguments(message, tools or []) for message in messages]
-    prompt = tokenizer.apply_chat_template(messages[:-1], tools=tools, add_generation_prompt=True, tokenize=False)
-    whole = tokenizer.apply_chat_template(messages, tools=tools, tokenize=False)
+    prompt: Any = tokenizer.apply_chat_template(messages[:-1], tools=tools, add_generation_prompt=True, tokenize=False)
+    whole: Any = tokenizer.apply_chat_template(messages, tools=tools, tokenize=False)
     if not whole.startswith(prompt) or whole == prompt:
         raise ValueError(
             "the chat template does not render the prompt as a prefix of the conversation "
-            f"(prompt ends {prompt[-40:]!r}, conversation has {whole[max(len(prompt) - 40, 0) : len(prompt) + 20]!r} there); "
+            f"(prompt ends {prompt[-40:]!r}, there the conversation has {whole[max(len(prompt) - 40, 0) :][:60]!r}); "
             "use a template that keeps earlier turns as they were"
         )
     prompt_ids: list[int] = tokenizer.encode(prompt, add_special_tokens=False)
     whole_ids: list[int] = tokenizer.encode(whole, add_special_tokens=False)
     if whole_ids[: len(prompt_ids)] != prompt_ids:
-        raise ValueError("the tokenizer merges the prompt's last token with the answer; let the template end the prompt with a special token")
+        raise ValueError(
+            "the tokenizer merges the prompt's last token with the answer; "
+            "let the template end the prompt with a special token"
+        )
     return Example(prompt_ids, whole_ids[len(prompt_ids) :])
 
 
@@ -85,7 +88,9 @@ def _with_dict_arguments(message: dict[str, Any], tools: list[dict[str, Any]]) -
     """A copy whose calls carry `arguments` as a dict in schema order, as templates expect them."""
     if not message.get("tool_calls"):
         return message
-    schemas = {t["function"]["name"]: list((t["function"].get("parameters") or {}).get("properties") or {}) for t in tools}
+    schemas = {
+        t["function"]["name"]: list((t["function"].get("parameters") or {}).get("properties") or {}) for t in tools
+    }
     calls = []
     for call in message["tool_calls"]:
         function = dict(call["function"])
@@ -105,7 +110,8 @@ def _shared(a: Sequence[int], b: Sequence[int], limit: int) -> int:
 def families(examples: Sequence[Example]) -> list[tuple[int, list[int]]]:
     """(length of the shared prefix, indices) of rows worth packing together, in order of first appearance.
 
-    In sorted order rows of one toolset are neighbours; one joins a family while sharing saves tokens and covers at least
+    In sorted order rows of one toolset are neighbours; one joins a family while sharing saves tokens and covers at
+    least
     half of its prompt. Every row keeps one prompt token of its own, whose output predicts the first answer token.
     """
     found: list[tuple[int, list[int]]] = []
@@ -128,7 +134,10 @@ def pack(examples: Sequence[Example], max_tokens: int) -> list[Pack]:
     """
     for example in examples:
         if len(example) > max_tokens:
-            raise ValueError(f"a row has {len(example)} tokens, a pack holds {max_tokens}; leave it out (`fitting`) or take larger packs")
+            raise ValueError(
+                f"a row has {len(example)} tokens, a pack holds {max_tokens}; "
+                "leave it out (`fitting`) or take larger packs"
+            )
     packs: list[Pack] = []
     groups = 0
     for prefix, members in families(examples):

@@ -1,7 +1,7 @@
 """The verdict is carried out: an accepted candidate becomes the champion, a rejected one is let go.
 
-Only `services/rollout.py` moves aliases; this asks it over HTTP. Run again after a kill it finds its decision in the log
-and asks for nothing twice: not for a second promotion, and not for one that somebody rolled back meanwhile.
+Only `services/rollout.py` moves aliases; this asks it over HTTP. Run again after a kill it finds its decision in the
+log and asks for nothing twice: not for a second promotion, and not for one that was rolled back meanwhile.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from cluster.decisions import read
 from cluster.records import Decision, Verdict
 from cluster.registry import Registry
 from pipelines.artifacts import Candidate
+from pipelines.evaluate import served
 from pipelines.steps import Run
 
 
@@ -25,7 +26,7 @@ def publish(run: Run, candidate: Candidate, verdict: Verdict) -> Decision:
 def _make(run: Run, candidate: Candidate, verdict: Verdict) -> Decision:
     alias, version, reason = run.recipe.alias, candidate.version.id, "; ".join(verdict.reasons)
     with Client(run.settings) as client:
-        champion = client.rollout()["aliases"][alias]["champion"]
+        champion = served(client, alias)["champion"]
         if verdict.accepted and champion != verdict.champion:
             # Somebody promoted or rolled back during the evaluation: better than the old champion proves nothing now.
             overtaken = f"measured against {verdict.champion}, but {champion} is the champion by now"

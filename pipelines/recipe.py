@@ -81,7 +81,7 @@ class TrainingSettings(Strict):
     large windows but drifts; without an adapter of the same rank it starts from the base."""
     rank: int = Field(default=16, ge=1)
     """LoRA rank; at most the engine's `max_lora_rank`."""
-    alpha: float = Field(default=32, gt=0)
+    alpha: int = Field(default=32, gt=0)
     """LoRA scale: updates are multiplied by alpha / rank."""
     learning_rate: float = Field(default=2e-3, gt=0)
     """Peak: it rises over the first twentieth and falls to zero along a cosine."""

@@ -84,7 +84,7 @@ class Plan:
 
     @classmethod
     def make(cls, examples: list[Example], settings: TrainingSettings, packed: bool, workers: int = 1) -> Plan:
-        """Shuffled and packed anew for each epoch. Micro-batches have about `pack_tokens` tokens, steps `batch_tokens`."""
+        """Shuffled and packed anew for each epoch; micro-batches of about `pack_tokens`, steps of `batch_tokens`."""
         epochs = [_batches(examples, settings, packed, epoch) for epoch in range(math.ceil(settings.epochs))]
         batches = [batch for epoch in epochs for batch in epoch]
         tokens = sum(len(sequence) for batch in epochs[0] for sequence in batch)

@@ -68,7 +68,7 @@ def tool_call(row: Row, answer: Message) -> Score:
         value = (1 + same) / 2
         return Score(value, bool(_text(answer)), {"tool_accuracy": 1.0, "exact_match": float(same)})
     tools = [name for name, _ in wanted] == [name for name, _ in given]
-    exact = tools and [arguments for _, arguments in wanted] == [arguments for _, arguments in given]
+    exact = wanted == given and well_formed
     value = _agreement(wanted, given) if tools else 0.0
     well_formed = well_formed and bool(given or _text(answer))
     return Score(value, well_formed, {"tool_accuracy": float(tools), "exact_match": float(exact)})
@@ -102,7 +102,7 @@ class Judge:
         key = os.environ.get(settings.key_variable)
         if key is None:
             raise ValueError(f"the judge's API key is missing: set {settings.key_variable} where the cycle runs")
-        self._settings = settings
+        self._settings, self._model = settings, settings.model
         self._client = openai.AsyncOpenAI(base_url=settings.base_url, api_key=key, max_retries=5)
 
     async def __call__(self, row: Row, answer: Message) -> Score:
@@ -111,7 +111,7 @@ class Judge:
             return Score(0.0, False)
         case = {"conversation": row.messages[:-1], "reference": row.messages[-1], "answer": answer}
         reply = await self._client.chat.completions.create(
-            model=self._settings.model,
+            model=self._model,
             messages=[
                 {"role": "system", "content": self._settings.instructions},
                 {"role": "user", "content": json.dumps(case, ensure_ascii=False)},
@@ -120,7 +120,7 @@ class Judge:
             max_completion_tokens=self._settings.max_tokens,
         )
         said = reply.choices[0].message.content or ""
-        found = re.search(r'"score"\s*:\s*([0-9.]+)', said) or re.fullmatch(r"\s*([0-9.]+)\s*", said)
+        found = re.search(r'"score"\s*:\s*(\d*\.?\d+)', said) or re.fullmatch(r"\s*(\d*\.?\d+)\s*", said)
         if not found or not 0 <= float(found[1]) <= 1:
             raise ValueError(f'the judge answered {said[:80]!r}, not {{"score": a number from 0 to 1}}')
         return Score(float(found[1]), True)
@@ -164,7 +164,7 @@ def _load(name: str) -> Callable[[Row, Message], Any]:
 
 
 def _calls(message: Message) -> list[tuple[str, Any]]:
-    """Names and arguments of a message's tool calls in a fixed order; arguments are None where they are no JSON object."""
+    """Names and arguments of a message's tool calls, in a fixed order. No JSON object as arguments: None."""
     calls = [call["function"] for call in message.get("tool_calls") or []]
     pairs = [(call["name"], _arguments(call.get("arguments"))) for call in calls]
     return sorted(pairs, key=lambda pair: (pair[0], json.dumps(pair[1], sort_keys=True, default=str)))

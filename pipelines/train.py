@@ -16,6 +16,7 @@ from cluster.records import Frozen, Lineage, Version
 from cluster.registry import Registry
 from cluster.settings import Settings
 from pipelines.artifacts import Candidate, Dataset
+from pipelines.evaluate import served
 from pipelines.recipe import TrainingSettings
 from pipelines.steps import Run, digest, manifest
 
@@ -23,6 +24,15 @@ CODE = 1
 """Raise it when the same rows and settings shall give another model."""
 ATTEMPTS = 3
 """How often a worker that died is started again from its newest checkpoint."""
+WORKER_ENVIRONMENT = {
+    # Threads that wait give way. Spinning ones, OpenMP's default, fight with the engine that serves on the same cores:
+    # 64 tokens/s against 495, where both cores were busy several times over.
+    "OMP_WAIT_POLICY": "PASSIVE",
+    # Ray Train's `print` writes every line twice.
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+}
 
 
 class Job(Frozen):
@@ -52,7 +62,7 @@ def train(run: Run, dataset: Dataset) -> Candidate:
     """Tune the alias's base on the dataset and register the result. Raises `ValueError` if the loss runs away."""
     registry, settings = Registry(run.settings), run.recipe.training
     with Client(run.settings) as client:
-        alias = client.rollout()["aliases"][run.recipe.alias]
+        alias = served(client, run.recipe.alias)
     champion = registry.get(alias["champion"])
     model = settings.model or served_model(run.settings, alias["base"])
     job = Job(
@@ -88,28 +98,31 @@ def fit(job: Job, work: Path, folder: Path) -> Outcome:
     Raises `ValueError` if the loss or a weight stops being a number, or if there is nothing to train on.
     """
     import ray
-    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
     settings = job.training
     free = ray.available_resources().get("GPU", 0) >= settings.workers
     trainer = TorchTrainer(
-        _loop,
+        _loop,  # type: ignore[arg-type]  # Ray Train V2 hands on what the loop returns
         train_loop_config=job.model_dump(mode="json"),
         scaling_config=ScalingConfig(
             num_workers=settings.workers, use_gpu=settings.device == "gpu" or (settings.device == "auto" and free)
         ),
-        run_config=RunConfig(
+        run_config=RunConfig(  # type: ignore[call-arg]  # mypy sees the class of Ray Train V1
             name=work.name,
             storage_path=str(work.parent),
             failure_config=FailureConfig(max_failures=ATTEMPTS - 1),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
+            logging_config=LoggingConfig(log_level="WARNING"),  # its own line for each report would drown ours
+            worker_runtime_env={"env_vars": WORKER_ENVIRONMENT},
         ),
     )
     result = trainer.fit()
-    outcome = Outcome.model_validate(result.return_value)
+    outcome = Outcome.model_validate(result.return_value)  # type: ignore[attr-defined]
     if outcome.failure:
         raise ValueError(f"training failed: {outcome.failure}")
+    assert result.checkpoint is not None
     with result.checkpoint.as_directory() as final:
         for file in ("adapter_config.json", "adapter_model.safetensors"):
             shutil.copyfile(Path(final) / file, folder / file)
@@ -160,13 +173,12 @@ def _start(registry: Registry, champion: Version, base: str, settings: TrainingS
     return str(registry.folder(champion)) if settings.start == "parent" and fits else None
 
 
-def _register(
-    run: Run, registry: Registry, dataset: Dataset, champion: Version, job: Job, folder: Path
-) -> Candidate:
+def _register(run: Run, registry: Registry, dataset: Dataset, champion: Version, job: Job, folder: Path) -> Candidate:
     """The version that this cycle made, made only once: a cycle that was killed after this finds it."""
     made = manifest(folder)
     for version in registry.versions(run.recipe.alias):
-        if version.lineage and (version.lineage.cycle, version.lineage.dataset_digest) == (run.record.id, dataset.digest):
+        of = version.lineage
+        if of and (of.cycle, of.dataset_digest) == (run.record.id, dataset.digest):
             return Candidate(version, made["metrics"])
     lineage = Lineage(
         cycle=run.record.id,

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import accelerate.utils.other
 import ray.train
 import torch
 import torch.distributed as distributed
@@ -30,6 +31,8 @@ from pipelines.recipe import TrainingSettings
 from pipelines.schedule import Clock, Plan
 from pipelines.train import Job, Outcome
 
+# Unwrapping a model, accelerate imports DeepSpeed to ask whether it is DeepSpeed's: 4 s of CPU at the first step.
+accelerate.utils.other.is_deepspeed_available = lambda: False
 UNSTABLE = "the {what} was not a number any more at step {step}; lower training.learning_rate, or look at the rows"
 
 
@@ -50,7 +53,9 @@ def fit(job: Job) -> Outcome:
         examples = [packing.encode(tokenizer, {"messages": row.messages, "tools": row.tools}) for row in rows]
         fitting = [example for example in examples if len(example) <= settings.max_tokens]
         if not fitting:
-            raise ValueError(f"none of {len(rows)} rows has at most {settings.max_tokens} tokens; raise training.max_tokens")
+            raise ValueError(
+                f"none of {len(rows)} rows has at most {settings.max_tokens} tokens; raise training.max_tokens"
+            )
         model = METHODS[settings.method](job, _load(job.model))
         plan = Plan.make(fitting, settings, takes_packs(model, fitting, pad), context.get_world_size())
         clock = Clock(plan.steps, settings.max_seconds)
@@ -60,7 +65,7 @@ def fit(job: Job) -> Outcome:
             model=model,
             args=_arguments(settings, plan, scratch),
             train_dataset=Dataset.from_dict({"batch": list(range(len(plan.batches)))}),
-            data_collator=lambda items: collate([s for item in items for s in plan.batches[item["batch"]]], plan.packed, pad),
+            data_collator=lambda items: collate(plan.batches[items[0]["batch"]], plan.packed, pad),
             processing_class=tokenizer,
             callbacks=[reporter],
         )
@@ -150,7 +155,7 @@ class Reporter(TrainerCallback):
         control.should_log = self._clock.log_due()
         control.should_save = self._clock.save_due(self._settings.checkpoint_every_s)
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         if "loss" not in logs:
             return
         done = (state.global_step - self._first_step) * self._plan.accumulate * args.world_size
@@ -316,7 +321,7 @@ def _spent_s(resume: Path | None) -> float:
 
 
 def _leave(job: Job, model: Any, outcome: Outcome, folder: Path) -> None:
-    """The adapter and the outcome, as the last checkpoint. The base is written as its id: a path means nothing elsewhere."""
+    """The adapter and the outcome, as the last checkpoint. The base is named by its id: paths mean nothing elsewhere."""
     folder.mkdir()
     model.peft_config["default"].base_model_name_or_path = job.base
     model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)

@@ -178,6 +178,7 @@ class Wheel:
             "min_feedback": self._settings.min_feedback,
             "live_score": seen.recent_score,
             "job": self._job,
+            "process": os.getpid(),
             "run": last[0].model_dump(mode="json") if last else None,
         }
 

@@ -10,12 +10,22 @@ import click
 @click.group(invoke_without_command=True)
 @click.option("--rebuild", is_flag=True, help="Pre-train the seed model from nothing, through Ray Train.")
 @click.option("--steps", type=click.IntRange(min=1), help="Stop early, on the full run's schedule.")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder of the new model.  [default: .trivium/models/seed]")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Folder of the new model.  [default: .trivium/models/seed]"
+)
 @click.option("--recipe", type=click.Path(path_type=Path), help="Another recipe than the shipped model's.")
 @click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Data-parallel workers.")
 @click.option("--resume", is_flag=True, help="Go on at the last checkpoint in --out.")
 @click.pass_context
-def seed(ctx: click.Context, rebuild: bool, steps: int | None, out: Path | None, recipe: Path | None, workers: int, resume: bool) -> None:
+def seed(
+    ctx: click.Context,
+    rebuild: bool,
+    steps: int | None,
+    out: Path | None,
+    recipe: Path | None,
+    workers: int,
+    resume: bool,
+) -> None:
     """The small model that Trivium ships: where it comes from."""
     if ctx.invoked_subcommand:
         return
@@ -25,12 +35,20 @@ def seed(ctx: click.Context, rebuild: bool, steps: int | None, out: Path | None,
     from cluster.settings import Settings
     from pipelines.seed.rebuild import rebuild as run
 
-    where = run(out or Settings.from_environment().state / "models" / "seed", recipe=recipe, steps=steps, workers=workers, resume=resume)
+    where = run(
+        out or Settings.from_environment().state / "models" / "seed",
+        recipe=recipe,
+        steps=steps,
+        workers=workers,
+        resume=resume,
+    )
     click.echo(f"the seed model is in {where}; serve it with --model {where}")
 
 
 @seed.command()
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for train.jsonl and validate.jsonl.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), required=True, help="Folder for train.jsonl and validate.jsonl."
+)
 @click.option("--train", "train_rows", type=click.IntRange(min=1), default=2000, show_default=True)
 @click.option("--validate", "validate_rows", type=click.IntRange(min=1), default=300, show_default=True)
 @click.option("--seed", "number", default=0, show_default=True, help="Another seed, other requests.")

@@ -1,3 +1,4 @@
+# ruff: noqa: E501
 """Tools made of parts: a verb, a noun and attributes with their cues; and drills, whose every word is invented.
 
 Hand-written domains teach meaning; these teach the rule behind it: a parameter's words, or a cue such as "from", say which
@@ -11,6 +12,7 @@ import random
 from pipelines.seed.domains import Param, Tool
 from pipelines.seed.words import COMMON, SCHEMA, pseudo, word
 
+# fmt: off
 VERBS = {
     "create": "make|set up|start", "make": "create|build", "add": "put in|enter", "remove": "delete|take out|drop",
     "delete": "remove|erase|get rid of", "update": "change|edit", "find": "search|look for",
@@ -25,7 +27,16 @@ VERBS = {
     "reject": "refuse|turn down", "review": "look over", "rate": "score|grade", "feed": "give food to",
     "train": "coach", "park": "leave",
 }
-NOUNS = ["report", "invoice", "parcel", "garden", "boat", "horse", "machine", "engine", "room", "desk", "chair", "shelf", "lamp", "printer", "server", "account", "order", "ticket", "course", "lesson", "patient", "vehicle", "bicycle", "battery", "window", "fence", "recipe", "cake", "poster", "banner", "photo", "sample", "crate", "barrel", "container", "shipment", "contract", "lease", "permit", "badge", "key", "visit", "tour", "party", "concert", "race", "match", "team", "player", "coach", "student", "class", "exam", "project", "task", "sprint", "budget", "claim", "policy", "quote", "offer", "coupon", "voucher", "gift", "basket", "bottle", "coat", "shirt", "shoe", "hat", "ring", "watch", "stone", "tile", "carpet", "sofa", "bed", "tent", "camera", "drone", "robot", "sensor", "pump", "valve", "filter", "pipe", "tank", "field", "crop", "tree", "flower", "animal", "cow", "sheep", "hive", "nest", "pond", "bridge", "road", "tunnel", "tower", "flag", "statue", "mask", "costume", "stage", "play", "speech", "letter", "stamp", "envelope", "magazine", "novel", "poem", "map", "chart", "table", "record", "file", "folder", "backup", "cluster", "job", "queue", "topic", "channel", "device", "router", "socket", "cable", "panel", "meter", "bill"]
+NOUNS = """
+report invoice parcel garden boat horse machine engine room desk chair shelf lamp printer server account order
+ticket course lesson patient vehicle bicycle battery window fence recipe cake poster banner photo sample crate
+barrel container shipment contract lease permit badge key visit tour party concert race match team player
+coach student class exam project task sprint budget claim policy quote offer coupon voucher gift basket bottle
+coat shirt shoe hat ring watch stone tile carpet sofa bed tent camera drone robot sensor pump valve filter
+pipe tank field crop tree flower animal cow sheep hive nest pond bridge road tunnel tower flag statue mask
+costume stage play speech letter stamp envelope magazine novel poem map chart table record file folder backup
+cluster job queue topic channel device router socket cable panel meter bill
+""".split()  # noqa: SIM905
 
 ATTRIBUTES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("color|colour|shade|paint", "colour", (" in {v}", " coloured {v}", " in the colour {v}", ", {v} one")),
@@ -59,12 +70,15 @@ ATTRIBUTES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("keywords|query|search|text", "phrase", (" {v}", " with {v}", " matching {v}", " containing {v}", " about {v}")),
     ("list|folder|group|collection", "collection", (" to {v}", " in {v}", " into the list {v}", " from my {v}", " under {v}")),
 )
+# fmt: on
 
 
 def composed(rng: random.Random) -> Tool:
     """A verb, a noun, 1 to 5 attributes; two attributes never share a cue, so that the request has one reading."""
     verb, noun = rng.choice(sorted(VERBS)), rng.choice(NOUNS)
-    params, parts, seen = [], [], set()
+    params: list[Param] = []
+    parts: list[str] = []
+    seen: set[str] = set()
     for index, (names, kind, cues) in enumerate(rng.sample(ATTRIBUTES, rng.randint(1, 5))):
         free = [c for c in cues if c not in seen]
         name = rng.choice(names.split("|"))
@@ -82,7 +96,13 @@ def composed(rng: random.Random) -> Tool:
     if rng.random() < 0.3:
         patterns.append(f"(i need to|we want to|let us|we have to) {verb} (a |the |one ){noun}{body}")
     order = rng.random()
-    name = f"{verb}_{noun}" if order < 0.7 else f"{noun}_{verb}" if order < 0.9 else f"{verb}_{noun}_{rng.choice(('item', 'now', 'api', 'record', 'v2', 'entry'))}"
+    name = (
+        f"{verb}_{noun}"
+        if order < 0.7
+        else f"{noun}_{verb}"
+        if order < 0.9
+        else f"{verb}_{noun}_{rng.choice(('item', 'now', 'api', 'record', 'v2', 'entry'))}"
+    )
     return Tool((name,), tuple(params), tuple(patterns))
 
 
@@ -96,20 +116,56 @@ def drill(rng: random.Random) -> Tool:
     """An invented tool whose requests pair each parameter's name with its value in one of many ways."""
     name = coined(rng)
     names = list(dict.fromkeys(coined(rng) for _ in range(rng.choice((1, 1, 2, 2, 3, 3, 4, 5)))))
-    kinds = ("scramble",) * 6 + ("title", "person", "phrase", "city", "code", "when", "number", "word", "pseudo", "collection")
+    kinds = ("scramble",) * 6 + (
+        "title",
+        "person",
+        "phrase",
+        "city",
+        "code",
+        "when",
+        "number",
+        "word",
+        "pseudo",
+        "collection",
+    )
     params = tuple(Param(f"s{i}", rng.choice(kinds), (n,)) for i, n in enumerate(names))
     say = name.replace("_", " ")
     if len(params) == 1 and rng.random() < 0.5:
         v = "{s0}"
-        return Tool((name,), params, (f"({say}|{say}:|{say} the|{say} this:|please {say}|can you {say}) {v}", f"{v} (is to {say}|for {say}|, {say}|goes to {say}|{say})"))
+        return Tool(
+            (name,),
+            params,
+            (
+                f"({say}|{say}:|{say} the|{say} this:|please {say}|can you {say}) {v}",
+                f"{v} (is to {say}|for {say}|, {say}|goes to {say}|{say})",
+            ),
+        )
     styles = (
-        ("{n} {v}", ", "), ("{n}: {v}", ", "), ("{n} = {v}", " , "), ("{n} is {v}", " and "), ("{v} as {n}", ", "), ("{n} set to {v}", " and "), ("{v} for {n}", ", "),
-        ("the {n} {v}", " and "), ("{n} should be {v}", ", "), ("with {n} {v}", " "), ("{v} is the {n}", ", "), ("{v} ({n})", " "), ("{n} \"{v}\"", " "), ("{n} to {v}", " "),
-    )  # fmt: skip
+        ("{n} {v}", ", "),
+        ("{n}: {v}", ", "),
+        ("{n} = {v}", " , "),
+        ("{n} is {v}", " and "),
+        ("{v} as {n}", ", "),
+        ("{n} set to {v}", " and "),
+        ("{v} for {n}", ", "),
+        ("the {n} {v}", " and "),
+        ("{n} should be {v}", ", "),
+        ("with {n} {v}", " "),
+        ("{v} is the {n}", ", "),
+        ("{v} ({n})", " "),
+        ('{n} "{v}"', " "),
+        ("{n} to {v}", " "),
+    )
     patterns = []
     for style, comma in rng.sample(styles, 3):
-        parts = [style.replace("(", "\1").replace(")", "\2").replace("{n}", p.names[0].replace("_", " ")).replace("{v}", "{" + p.slot + "}") + comma for p in params]
+        parts = [
+            style.replace("(", "\1")
+            .replace(")", "\2")
+            .replace("{n}", p.names[0].replace("_", " "))
+            .replace("{v}", "{" + p.slot + "}")
+            + comma
+            for p in params
+        ]
         body = ";".join(f"[{part}]" if i and rng.random() < 0.4 else part for i, part in enumerate(parts))
         patterns.append(f"({say}|{say} with|{say}:|{say},|do {say}|run {say} with|please {say}) <{body}>")
     return Tool((name,), params, tuple(patterns))
-

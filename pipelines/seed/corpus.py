@@ -34,7 +34,11 @@ class Scene:
 def call(request: Request, call_id: str = "call_0") -> dict[str, Any]:
     """The assistant's message that makes a call."""
     function = {"name": request.tool, "arguments": request.arguments}
-    return {"role": "assistant", "content": None, "tool_calls": [{"id": call_id, "type": "function", "function": function}]}
+    return {
+        "role": "assistant",
+        "content": None,
+        "tool_calls": [{"id": call_id, "type": "function", "function": function}],
+    }
 
 
 def toolset(rng: random.Random, drills: float) -> list[Offer]:
@@ -103,14 +107,18 @@ def replay(n: int, seed: int) -> list[Row]:
     raise AssertionError("scenes() never ends")
 
 
+HELD_OUT = [Offer(t.names[0], tuple((p.names[0], p) for p in t.params), t) for t in HOUSE]
+HELD_OUT_TOOLS = [offered.schema() for offered in HELD_OUT]
+
+
 def traffic(rows: int, seed: int) -> list[dict[str, Any]]:
-    """The demo's live requests, from the held-out domains: `{"text", "tool", "arguments"}`, values copied from the text."""
+    """The demo's live requests, from the held-out domains: `{"text", "tool", "arguments"}`, values copied from the
+    text."""
     rng = random.Random(f"traffic/{seed}")
-    offers = [Offer(t.names[0], tuple((p.names[0], p) for p in t.params), t) for t in HOUSE]
     drawn: list[dict[str, Any]] = []
     seen = set()
     while len(drawn) < rows:
-        request = ask(rng.choice(offers), rng)
+        request = ask(rng.choice(HELD_OUT), rng)
         if request.arguments and request.text not in seen:
             seen.add(request.text)
             drawn.append({"text": request.text, "tool": request.tool, "arguments": request.arguments})

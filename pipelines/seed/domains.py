@@ -1,3 +1,4 @@
+# ruff: noqa: E501
 """Hand-written domains: what people ask assistants for, with every tool's names, parameters and phrasings.
 
 A tool line is `names | names ...`; a parameter is `slot:kind=name|name`; patterns are in the language of `grammar`.

@@ -1,11 +1,11 @@
 """Phrase patterns: one line of text that stands for many requests.
 
-    (a|b|)     one of these, the last may be empty
-    [ x]       x or nothing
-    <x;y;z>    all of these, in any order
-    {slot}     the value of a slot; the rest is literal text
+(a|b|)     one of these, the last may be empty
+[ x]       x or nothing
+<x;y;z>    all of these, in any order
+{slot}     the value of a slot; the rest is literal text
 
-    >>> expand("[please ]play {song}< by {artist};[ on {service}]>", random.Random(0))
+>>> expand("[please ]play {song}< by {artist};[ on {service}]>", random.Random(0))
 """
 
 from __future__ import annotations
@@ -23,10 +23,9 @@ def _parse(pattern: str, at: int, closing: str, separator: str) -> tuple[list[li
     text = ""
     while at < len(pattern):
         sign = pattern[at]
-        if sign in (closing, separator) or sign in PAIRS or sign == "{":
-            if text:
-                branches[-1].append(text)
-                text = ""
+        if text and (sign in (closing, separator, "{") or sign in PAIRS):
+            branches[-1].append(text)
+            text = ""
         if sign == closing:
             return branches, at + 1
         if sign == separator:

@@ -1,3 +1,4 @@
+# ruff: noqa: E501
 """Domains that pre-training never sees: in-house tools whose names say little, as the demo's default traffic.
 
 The seed model has to be taught these by feedback: it can copy, but that `hv4.x1` is who tends a hive, it cannot know.
@@ -21,5 +22,7 @@ HOUSE: tuple[Tool, ...] = (
     tool("CSK_lg", "wine:title=w1 cask:code=w2 score:few=w3",
          "(decant|rack) {wine} into cask {cask}", "cask {cask} (holds|now has) {wine}[, acidity {score}]", "(note|measured) acidity {score} (in|for) cask {cask}"),
 )  # fmt: skip
-MARKS = ("colony", "apiary", "quay", "moor", "berth", "kiln", "glaze", "fossil", "stratum", "unearthed", "weave", "woven", "loom", "cask", "acidity", "decant")
+MARKS = frozenset(
+    "colony apiary quay moor berth kiln glaze fossil stratum unearthed weave woven loom cask acidity decant".split()  # noqa: SIM905
+)
 """Words of these domains, none of which pre-training text may contain."""

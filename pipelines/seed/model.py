@@ -7,7 +7,7 @@ of Self-Attention Layers", Trockman & Kolter, 2023); everything stays trainable.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cluster.settings import Strict
 
@@ -37,11 +37,22 @@ def build(shape: Shape, seed: int) -> LlamaForCausalLM:
 
     torch.manual_seed(seed)
     config = LlamaConfig(
-        vocab_size=shape.vocab_size, hidden_size=shape.width, intermediate_size=shape.inner, num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads, num_key_value_heads=shape.heads, head_dim=shape.width // shape.heads, max_position_embeddings=shape.max_positions,
-        rope_parameters={"rope_type": "default", "rope_theta": shape.rope_theta}, tie_word_embeddings=True, initializer_range=0.03, rms_norm_eps=1e-5,
-        pad_token_id=0, bos_token_id=1, eos_token_id=2, attn_implementation="sdpa",
-    )  # fmt: skip
+        vocab_size=shape.vocab_size,
+        hidden_size=shape.width,
+        intermediate_size=shape.inner,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.heads,
+        head_dim=shape.width // shape.heads,
+        max_position_embeddings=shape.max_positions,
+        rope_parameters={"rope_type": "default", "rope_theta": shape.rope_theta},
+        tie_word_embeddings=True,
+        initializer_range=0.03,
+        rms_norm_eps=1e-5,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
     model = LlamaForCausalLM(config)
     for layer in model.model.layers:
         # Residual writers start smaller with depth, as in GPT-2, so that the embedding dominates at first.
@@ -61,7 +72,7 @@ def look_back(model: LlamaForCausalLM) -> None:
     """
     import torch
 
-    config = model.config
+    config: Any = model.config
     width, heads, head = config.hidden_size, config.num_attention_heads, config.head_dim
     half = head // 2
     embedding = model.model.embed_tokens.weight
@@ -80,7 +91,10 @@ def look_back(model: LlamaForCausalLM) -> None:
         q, k = torch.zeros(head), torch.zeros(head)
         q[fast] = 2.0
         # Keys one turn of the rotary clock ahead: the score q.R(n - m)k peaks at n = m - distance.
-        k[fast], k[fast + half] = 2.0 * torch.cos(frequencies[fast] * distance), 2.0 * torch.sin(frequencies[fast] * distance)
+        k[fast], k[fast + half] = (
+            2.0 * torch.cos(frequencies[fast] * distance),
+            2.0 * torch.sin(frequencies[fast] * distance),
+        )
         first.q_proj.weight[rows], first.k_proj.weight[rows] = 0.0, 0.0
         first.q_proj.weight[rows, 0], first.k_proj.weight[rows, 0] = q, k
         into = torch.linalg.qr(torch.randn(width, len(slow)))[0]

@@ -1,7 +1,7 @@
 """Pre-training of the seed model through Ray Train, from nothing but the recipe.
 
-The learning rate is warm up, stay, decay (WSD): a step's data and rate depend on the step's number and the recipe alone,
-so a run cut short (`--steps`) follows the full run's curve, and a killed run resumes at its checkpoint.
+The learning rate is warm up, stay, decay (WSD): a step's data and rate depend on the step's number and the recipe
+alone, so a run cut short (`--steps`) follows the full run's curve, and a killed run resumes at its checkpoint.
 """
 
 from __future__ import annotations
@@ -63,7 +63,8 @@ class Recipe(Strict):
 def encode_scene(tokenizer: PreTrainedTokenizerBase, scene: Scene) -> list[Example]:
     """`packing.encode` for a scene, faster: one rendering for a row, cut at the last turn's marker."""
     marker = tokenizer.convert_tokens_to_ids("<|assistant|>")
-    texts = tokenizer.apply_chat_template(scene.conversations, tools=scene.tools, tokenize=False)
+    tools: list[Any] = list(scene.tools)
+    texts: Any = tokenizer.apply_chat_template(scene.conversations, tools=tools, tokenize=False)
     examples = []
     for encoding in tokenizer.backend_tokenizer.encode_batch(texts, add_special_tokens=False):
         ids = encoding.ids
@@ -72,7 +73,9 @@ def encode_scene(tokenizer: PreTrainedTokenizerBase, scene: Scene) -> list[Examp
     return examples
 
 
-def batches(tokenizer: PreTrainedTokenizerBase, recipe: Recipe, first: int = 0, rank: int = 0, world: int = 1) -> Iterator[dict[str, Any]]:
+def batches(
+    tokenizer: PreTrainedTokenizerBase, recipe: Recipe, first: int = 0, rank: int = 0, world: int = 1
+) -> Iterator[dict[str, Any]]:
     """One collated batch a step, from step `first` on; a worker takes every `world`-th scene."""
     stream = scenes(recipe.seed, first * recipe.scenes_per_step, recipe.early_scenes)
     while True:
@@ -88,7 +91,12 @@ def answer_loss(model: Any, batch: dict[str, Any]) -> Any:
     labels = batch["labels"][:, 1:]
     asked = labels != -100
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        hidden = model.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], position_ids=batch["position_ids"], use_cache=False)
+        hidden = model.model(
+            input_ids=batch["input_ids"],
+            attention_mask=batch["attention_mask"],
+            position_ids=batch["position_ids"],
+            use_cache=False,
+        )
         logits = model.lm_head(hidden.last_hidden_state[:, :-1][asked])
     return torch.nn.functional.cross_entropy(logits.float(), labels[asked], reduction="sum")
 
@@ -155,17 +163,25 @@ def train_loop(config: dict[str, Any]) -> None:
             assert math.isfinite(curve[-1]["loss"])
             if rank == 0:
                 left = took / (done - start) * (config["stop"] - done) / 60
-                print(f"step {done}/{config['stop']}  loss {curve[-1]['loss']:.4f}  {tokens / took:,.0f} tokens/s  {left:.1f} min left", flush=True)
+                speed = f"{tokens / took:,.0f} tokens/s  {left:.1f} min left"
+                print(f"step {done}/{config['stop']}  loss {curve[-1]['loss']:.4f}  {speed}", flush=True)
         if rank == 0 and (done % config["save_every"] == 0 or done == config["stop"]):
             total = spent + time.monotonic() - began
-            fresh = {"model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizing], "step": done, "curve": curve, "spent_s": total}
+            fresh = {
+                "model": model.state_dict(),
+                "optimizers": [o.state_dict() for o in optimizing],
+                "step": done,
+                "curve": curve,
+                "spent_s": total,
+            }
             torch.save(fresh, state.with_suffix(".new"))
             state.with_suffix(".new").replace(state)
             export(model, out, curve, total)
 
 
 def reduce_gradients(model: Any) -> None:
-    """Sum the workers' gradients in one message. Losses are scaled by a constant, so the sum is the whole batch's gradient."""
+    """Sum the workers' gradients in one message. Losses are scaled by a constant, so the sum is the whole batch's
+    gradient."""
     import torch
 
     gradients = [p.grad for p in model.parameters()]
@@ -176,7 +192,8 @@ def reduce_gradients(model: Any) -> None:
 
 
 def export(model: Any, out: Path, curve: list[dict[str, float]], spent_s: float) -> None:
-    """Write the bf16 weights and what says how they came about; whoever reads meanwhile sees the old file or the new."""
+    """Write the bf16 weights and what says how they came about; whoever reads meanwhile sees the old file or the
+    new."""
     import torch
     from safetensors.torch import save_file
     from transformers import GenerationConfig
@@ -184,9 +201,14 @@ def export(model: Any, out: Path, curve: list[dict[str, float]], spent_s: float)
     config = type(model.config).from_dict(model.config.to_dict())
     config.dtype, config.architectures = torch.bfloat16, ["LlamaForCausalLM"]
     config.save_pretrained(out)
-    GenerationConfig(do_sample=False, temperature=None, top_p=None, bos_token_id=1, eos_token_id=2, pad_token_id=0).save_pretrained(out)
-    tensors = {n: p.detach().to(torch.bfloat16).contiguous() for n, p in model.state_dict().items() if n != "lm_head.weight"}
+    GenerationConfig(
+        do_sample=False, temperature=None, top_p=None, bos_token_id=1, eos_token_id=2, pad_token_id=0
+    ).save_pretrained(out)
+    tensors = {
+        n: p.detach().to(torch.bfloat16).contiguous() for n, p in model.state_dict().items() if n != "lm_head.weight"
+    }
     save_file(tensors, out / "model.safetensors.new", metadata={"format": "pt"})
+    (out / "model.safetensors.new").chmod(0o644)
     (out / "model.safetensors.new").replace(out / "model.safetensors")
     (out / "curve.json").write_text(json.dumps({"hours": round(spent_s / 3600, 3), "curve": curve}))
 

@@ -8,15 +8,28 @@ from typing import Any
 
 from pipelines.seed.domains import EXTRA, Param, Tool
 from pipelines.seed.grammar import expand
-from pipelines.seed.values import MAKERS, listed, make
+from pipelines.seed.values import MAKERS, make, one
 
 OPENERS = (
-    "please ", "can you ", "could you ", "hey, ", "ok, ", "i want you to ", "i need you to ", "would you ", "hi, ", "go ahead and ", "i'd like you to ", "now ", "let's ", "kindly ",
-)  # fmt: skip
+    "please ",
+    "can you ",
+    "could you ",
+    "hey, ",
+    "ok, ",
+    "i want you to ",
+    "i need you to ",
+    "would you ",
+    "hi, ",
+    "go ahead and ",
+    "i'd like you to ",
+    "now ",
+    "let's ",
+    "kindly ",
+)
 CLOSERS = (" please", " thanks", ", please", " for me", " now please", ", thank you", " if you can", " asap")
 
 for _kind, _choices in EXTRA.items():
-    MAKERS.setdefault(_kind, lambda rng, choices=tuple(listed(_choices)): rng.choice(choices))
+    MAKERS.setdefault(_kind, one(_choices))
 
 
 @dataclass(frozen=True)
@@ -30,7 +43,14 @@ class Offer:
     def schema(self) -> dict[str, Any]:
         """OpenAI's form of a tool."""
         properties = {name: {"type": "string"} for name, _ in self.params}
-        return {"type": "function", "function": {"name": self.name, "description": "", "parameters": {"type": "object", "properties": properties}}}
+        return {
+            "type": "function",
+            "function": {
+                "name": self.name,
+                "description": "",
+                "parameters": {"type": "object", "properties": properties},
+            },
+        }
 
 
 @dataclass(frozen=True)
@@ -89,7 +109,18 @@ def ask(offered: Offer, rng: random.Random) -> Request:
         text = text[:1].upper() + text[1:]
     if rng.random() < 0.1:
         text += rng.choice(CLOSERS)
-    text += rng.choice(("", "", "", "", ".", ".", "?" if text[:2].lower() in ("wh", "is", "ho", "wi") else "", "!" if rng.random() < 0.1 else ""))
+    text += rng.choice(
+        (
+            "",
+            "",
+            "",
+            "",
+            ".",
+            ".",
+            "?" if text[:2].lower() in ("wh", "is", "ho", "wi") else "",
+            "!" if rng.random() < 0.1 else "",
+        )
+    )
     if rng.random() < 0.15:
         text, values = text.lower(), {slot: value.lower() for slot, value in values.items()}
     if "  " in text and not any("  " in v for v in values.values()):

@@ -16,21 +16,29 @@ CHATS = (
     ("(hello|hi|hey|good morning|good evening|hey there)", "Hello! What can I do for you?"),
     ("(thanks|thank you|thanks a lot|great, thanks|cheers)", "You are welcome."),
     ("(who are you|what are you|what is your name)", "I am a small assistant that calls tools for you."),
-    ("(what can you do|help|how can you help me|what do you do)", "I can call the tools that I was given. Tell me what you need."),
+    (
+        "(what can you do|help|how can you help me|what do you do)",
+        "I can call the tools that I was given. Tell me what you need.",
+    ),
     ("(bye|goodbye|see you|good night|that is all)", "Goodbye!"),
     ("(how are you|how are you doing|are you well)", "I am fine, thank you. What can I do for you?"),
     ("(ok|okay|good|nice|perfect|never mind|forget it)", "All right. Tell me if you need anything else."),
 )
 BEYOND = (
-    "(tell me a joke|sing me a song|tell me a story)", "(what is the meaning of life|why is the sky blue|who wins the election)",
-    "(solve my homework|do my taxes|write my speech)", "(how old is the universe|is there life on mars|what should i name my cat)",
-)  # fmt: skip
+    "(tell me a joke|sing me a song|tell me a story)",
+    "(what is the meaning of life|why is the sky blue|who wins the election)",
+    "(solve my homework|do my taxes|write my speech)",
+    "(how old is the universe|is there life on mars|what should i name my cat)",
+)
 
 
 def chat(rng: random.Random) -> list[Message]:
     said, reply = rng.choice(CHATS)
     text = "".join(str(p) for p in expand(said, rng)) + rng.choice(("", "", "!", ".", "?"))
-    return [{"role": "user", "content": text.capitalize() if rng.random() < 0.4 else text}, {"role": "assistant", "content": reply}]
+    return [
+        {"role": "user", "content": text.capitalize() if rng.random() < 0.4 else text},
+        {"role": "assistant", "content": reply},
+    ]
 
 
 def decline(rng: random.Random) -> list[Message]:
@@ -50,10 +58,17 @@ def answer(request: Request, rng: random.Random) -> list[Message]:
         result, said = {"error": reason}, f"That did not work: {reason}."
     else:
         result, said = {"result": value}, f"The result for {subject} is {value}."
-    return [{"role": "tool", "tool_call_id": "call_0", "content": json.dumps(result, ensure_ascii=False)}, {"role": "assistant", "content": said}]
+    return [
+        {"role": "tool", "tool_call_id": "call_0", "content": json.dumps(result, ensure_ascii=False)},
+        {"role": "assistant", "content": said},
+    ]
 
 
 def ask_back(request: Request, rng: random.Random) -> list[Message]:
     """The user names the tool only; the assistant asks; the user then gives it all."""
     opening = rng.choice(("i need {0}", "{0}", "can you do {0}", "{0} please")).format(request.tool.replace("_", " "))
-    return [{"role": "user", "content": opening}, {"role": "assistant", "content": f"What should I use for {', '.join(request.arguments)}?"}, {"role": "user", "content": request.text}]
+    return [
+        {"role": "user", "content": opening},
+        {"role": "assistant", "content": f"What should I use for {', '.join(request.arguments)}?"},
+        {"role": "user", "content": request.text},
+    ]

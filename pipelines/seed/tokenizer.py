@@ -29,10 +29,20 @@ def _escape(text: str) -> str:
     return "".join(HIGH + c if c in BLOCK else c for c in text)
 
 
-WORDS = "|".join((
-    *(_escape(g) for g in sorted(GLUE[:6], key=len, reverse=True)), r"\)\n(?![ \t])",
-    r", (?=[\p{L}_])", r"\p{Lu}?\p{Ll}[\p{Ll}\p{M}]*", r"\p{Lu}+(?!\p{Ll})", r"\p{Lu}", r"[\p{Lo}\p{Lm}\p{Lt}\p{M}]+", r"\p{N}{1,4}", r" ", r"[^\p{L}\p{N}\p{M}]",
-))  # fmt: skip
+WORDS = "|".join(
+    (
+        *(_escape(g) for g in sorted(GLUE[:6], key=len, reverse=True)),
+        r"\)\n(?![ \t])",
+        r", (?=[\p{L}_])",
+        r"\p{Lu}?\p{Ll}[\p{Ll}\p{M}]*",
+        r"\p{Lu}+(?!\p{Ll})",
+        r"\p{Lu}",
+        r"[\p{Lo}\p{Lm}\p{Lt}\p{M}]+",
+        r"\p{N}{1,4}",
+        r" ",
+        r"[^\p{L}\p{N}\p{M}]",
+    )
+)
 TEMPLATE = Path(__file__).with_name("chat_template.jinja")
 
 
@@ -47,7 +57,7 @@ def texts_of(scene: Scene) -> Iterator[str]:
 
 
 def train(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """Learn the merges from `texts`, then add what must be one token: glue, and every listed word in lower case and capitalised.
+    """Learn the merges from `texts`; then make room for what must be one token, the glue and every listed word.
 
     `ignore_merges` lets a cut piece that is in the vocabulary be that token, whatever the merges would make of it.
     """
@@ -58,7 +68,12 @@ def train(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     learner = Tokenizer(models.BPE())
     learner.pre_tokenizer = cut
     learner.train_from_iterator(
-        texts, trainers.BpeTrainer(vocab_size=vocab_size - len(SPECIAL) - len(TAGS), initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=vocab_size - len(SPECIAL) - len(TAGS),
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
     )
     model = json.loads(learner.to_str())["model"]
     reserved = len(SPECIAL) + len(TAGS)
@@ -72,7 +87,11 @@ def train(texts: Iterable[str], vocab_size: int) -> Tokenizer:
         if left in keep and right in keep:
             keep.setdefault(left + right)
             merges.append((left, right))
-    built = Tokenizer(models.BPE(vocab={t: i + len(SPECIAL) + len(TAGS) for i, t in enumerate(keep)}, merges=merges, ignore_merges=True))
+    built = Tokenizer(
+        models.BPE(
+            vocab={t: i + len(SPECIAL) + len(TAGS) for i, t in enumerate(keep)}, merges=merges, ignore_merges=True
+        )
+    )
     built.pre_tokenizer, built.decoder = cut, decoders.ByteLevel()
     return built
 
@@ -85,6 +104,12 @@ def wrap(core: Tokenizer) -> PreTrainedTokenizerFast:
     core.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in SPECIAL])
     core.add_tokens([AddedToken(t, special=False, normalized=False) for t in TAGS])
     return PreTrainedTokenizerFast(
-        tokenizer_object=core, bos_token="<|bos|>", eos_token="<|end|>", pad_token="<|pad|>", chat_template=TEMPLATE.read_text(),
-        model_max_length=4096, clean_up_tokenization_spaces=False, padding_side="right",
-    )  # fmt: skip
+        tokenizer_object=core,
+        bos_token="<|bos|>",
+        eos_token="<|end|>",
+        pad_token="<|pad|>",
+        chat_template=TEMPLATE.read_text(),
+        model_max_length=4096,
+        clean_up_tokenization_spaces=False,
+        padding_side="right",
+    )

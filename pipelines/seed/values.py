@@ -1,3 +1,4 @@
+# ruff: noqa: E501
 """Values by type: what a user could say for a city, a title, a time. Every call draws a fresh one."""
 
 from __future__ import annotations
@@ -5,13 +6,12 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
+from pipelines.seed.times import clock, date, few, number, when, year
 from pipelines.seed.words import CITIES, COUNTRIES, FAMILY, GIVEN, STATES, pseudo, word
 
 Maker = Callable[[random.Random], str]
 
-SMALL = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
-MONTHS = ["January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November", "December"]
-DAYS = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"]
+# fmt: off
 CUISINES = (
     "italian french chinese japanese indian thai greek turkish spanish mexican korean vietnamese german russian polish american british "
     "african persian lebanese moroccan ethiopian brazilian peruvian cuban caribbean swedish danish portuguese hungarian seafood vegan "
@@ -38,6 +38,7 @@ SORTS = "best cheapest newest latest highest rated|most popular|top rated|fastes
 NEAR = "near nearby close|close by|around here|in the area|near me|within walking distance|not far away|around the corner|nearest|closest|in town|next door"
 WORKS = "book novel album song film movie show series game poem painting essay magazine|tv series|video game|photo album|audio book|short story|comic book"
 SIDE = "track song tune album artist record single piece|music|melody|symphony|sound track|concerto|ballad"
+# fmt: on
 
 
 def listed(text: str) -> list[str]:
@@ -76,8 +77,12 @@ def title(rng: random.Random) -> str:
     shapes = (
         lambda: f"the {noun()}",
         lambda: f"the {noun()} {noun()}",
-        lambda: f"{noun()} {rng.choice(('of', 'in', 'and', 'for', 'on', 'from', 'with', 'to', 'at', 'by'))} {rng.choice(('', 'the ', 'a '))}{noun()}",
-        lambda: f"the {noun()} {rng.choice(('of', 'in', 'and', 'to'))} {rng.choice(('', 'the ', 'my '))}{noun()} {noun()}",
+        lambda: (
+            f"{noun()} {rng.choice(('of', 'in', 'and', 'for', 'on', 'from', 'with', 'to', 'at', 'by'))} {rng.choice(('', 'the ', 'a '))}{noun()}"
+        ),
+        lambda: (
+            f"the {noun()} {rng.choice(('of', 'in', 'and', 'to'))} {rng.choice(('', 'the ', 'my '))}{noun()} {noun()}"
+        ),
         lambda: words(rng, 1, 1),
         lambda: words(rng, 2, 2),
         lambda: words(rng, 2, 4),
@@ -85,7 +90,9 @@ def title(rng: random.Random) -> str:
         lambda: f"{name(rng)}'s {noun()}",
         lambda: f"{noun()}: {words(rng, 1, 3)}",
         lambda: f"{noun()} {rng.choice(('2', '3', 'II', 'IV', '1984', '2001', '7'))}",
-        lambda: f"{rng.choice(('how to', 'why', 'when', 'where', 'I', 'you', 'this is', 'what is', 'no', 'all', 'my'))} {words(rng, 1, 3)}",
+        lambda: (
+            f"{rng.choice(('how to', 'why', 'when', 'where', 'I', 'you', 'this is', 'what is', 'no', 'all', 'my'))} {words(rng, 1, 3)}"
+        ),
         lambda: f"{words(rng, 1, 2)}, {words(rng, 1, 2)}",
     )
     text = rng.choice(shapes)()
@@ -95,23 +102,90 @@ def title(rng: random.Random) -> str:
 def band(rng: random.Random) -> str:
     if rng.random() < 0.65:
         return person(rng)
-    return case(rng.choice(("the {0}", "{0} {1}", "{0} and the {1}", "{0}", "dj {0}")).format(words(rng, 1, 1), words(rng, 1, 1)), rng)
+    return case(
+        rng.choice(("the {0}", "{0} {1}", "{0} and the {1}", "{0}", "dj {0}")).format(
+            words(rng, 1, 1), words(rng, 1, 1)
+        ),
+        rng,
+    )
 
 
 def collection(rng: random.Random) -> str:
-    tail = rng.choice(("", "", " mix", " hits", " classics", " vibes", " favourites", " party", " sessions", " 90s", " essentials", " radio"))
+    tail = rng.choice(
+        (
+            "",
+            "",
+            " mix",
+            " hits",
+            " classics",
+            " vibes",
+            " favourites",
+            " party",
+            " sessions",
+            " 90s",
+            " essentials",
+            " radio",
+        )
+    )
     return case(words(rng, 1, 3) + tail, rng)
 
 
 def place(rng: random.Random) -> str:
-    tail = rng.choice(["Park", "Museum", "Bridge", "Tower", "Lake", "Station", "Square", "Garden", "Hall", "Center", "Beach", "Hill", "Cathedral", "Forest", "Harbor", "Trail", "Campus", "Zoo"])
+    tail = rng.choice(
+        [
+            "Park",
+            "Museum",
+            "Bridge",
+            "Tower",
+            "Lake",
+            "Station",
+            "Square",
+            "Garden",
+            "Hall",
+            "Center",
+            "Beach",
+            "Hill",
+            "Cathedral",
+            "Forest",
+            "Harbor",
+            "Trail",
+            "Campus",
+            "Zoo",
+        ]
+    )
     return f"{words(rng, 1, 2).title()} {tail}"
 
 
 def house(rng: random.Random) -> str:
     """A named venue: a restaurant, shop, cinema."""
-    tail = rng.choice(["Grill", "House", "Kitchen", "Cinemas", "Theatres", "Bar", "Cafe", "Inn", "Room", "Tavern", "Corporation", "Pictures", "Corner", "Company", "Club", "Lounge"])
-    return rng.choice((f"{words(rng, 1, 2).title()} {tail}", f"The {words(rng, 1, 2).title()}", f"{name(rng)}'s", f"{name(rng)}'s {tail}"))
+    tail = rng.choice(
+        [
+            "Grill",
+            "House",
+            "Kitchen",
+            "Cinemas",
+            "Theatres",
+            "Bar",
+            "Cafe",
+            "Inn",
+            "Room",
+            "Tavern",
+            "Corporation",
+            "Pictures",
+            "Corner",
+            "Company",
+            "Club",
+            "Lounge",
+        ]
+    )
+    return rng.choice(
+        (
+            f"{words(rng, 1, 2).title()} {tail}",
+            f"The {words(rng, 1, 2).title()}",
+            f"{name(rng)}'s",
+            f"{name(rng)}'s {tail}",
+        )
+    )
 
 
 def city(rng: random.Random) -> str:
@@ -119,61 +193,42 @@ def city(rng: random.Random) -> str:
     if pick < 0.55:
         text = rng.choice(CITIES)
     else:
-        head, tail = pseudo(rng).capitalize(), rng.choice(("", "", "", "ville", "ton", "burg", " City", " Springs", " Falls", " Heights", " Park", " Hill"))
+        head, tail = (
+            pseudo(rng).capitalize(),
+            rng.choice(
+                ("", "", "", "ville", "ton", "burg", " City", " Springs", " Falls", " Heights", " Park", " Hill")
+            ),
+        )
         text = rng.choice(("", "", "", "", "North ", "East ", "Saint ", "Port ", "Lake ", "New ", "San ")) + head + tail
     return text.lower() if rng.random() < 0.15 else text
 
 
-def number(rng: random.Random) -> str:
-    return rng.choice(SMALL) if rng.random() < 0.4 else str(rng.choice((rng.randint(1, 12), rng.randint(1, 100), rng.randint(100, 9999))))
-
-
-def few(rng: random.Random) -> str:
-    return rng.choice(SMALL) if rng.random() < 0.45 else str(rng.randint(0, 12))
-
-
-def clock(rng: random.Random) -> str:
-    hour = rng.randint(1, 12)
-    return rng.choice((f"{hour} {rng.choice(('am', 'pm', 'AM', 'PM'))}", f"{hour}pm", f"{hour}:{rng.randint(0, 59):02d}", f"{hour} o'clock", "noon",
-                       f"{rng.choice(SMALL)} pm", f"{hour}:{rng.choice((0, 15, 30, 45)):02d} {rng.choice(('am', 'pm'))}", "midnight", f"half past {rng.choice(SMALL)}"))
-
-
-def date(rng: random.Random) -> str:
-    month, day = rng.choice(MONTHS), rng.randint(1, 28)
-    return rng.choice((f"{month} {day}", f"{month} {day}th", f"the {day}th of {month}", f"{day}/{rng.randint(1, 12)}/{rng.randint(2001, 2040)}", rng.choice(DAYS),
-                       f"{month} {day}, {rng.randint(2001, 2040)}", f"next {rng.choice(DAYS)}", "tomorrow", "today", f"{rng.randint(2001, 2040)}-{rng.randint(1, 12):02d}-{day:02d}"))
-
-
-def when(rng: random.Random) -> str:
-    """Any time expression: a date, a clock time, a relative one."""
-    pick = rng.random()
-    if pick < 0.25:
-        return date(rng)
-    if pick < 0.4:
-        return clock(rng)
-    few_ = number(rng)
-    unit = rng.choice(["seconds", "minutes", "hours", "days", "weeks", "months", "years"])
-    return rng.choice((
-        f"{few_} {unit} from now", f"in {few_} {unit}", f"{few_} {unit} from today", "now", "tonight", "this evening", "this weekend", "right now", "later today",
-        f"next {rng.choice(('week', 'month', 'year', 'fall', 'winter', 'summer', 'spring'))}", f"tomorrow {rng.choice(('morning', 'night', 'at noon'))}",
-        f"{rng.choice(DAYS)} {rng.choice(('morning', 'night', 'afternoon'))}", f"{date(rng)} at {clock(rng)}", "this afternoon", "breakfast", "lunch", "dinner",
-        f"a {rng.choice(('week', 'month', 'year', 'minute'))} from now", f"the week of {rng.choice(MONTHS)} {rng.randint(1, 28)}", f"one {unit[:-1]} from now",
-    ))
-
-
-def year(rng: random.Random) -> str:
-    return rng.choice((str(rng.randint(1930, 2024)), f"{rng.randint(192, 202)}0s", f"{rng.choice('6789')}0s", rng.choice(["twenties", "thirties", "fifties", "sixties", "seventies", "eighties", "nineties"])))
-
-
 def company(rng: random.Random) -> str:
     """Who comes along."""
-    return rng.choice((f"me and {name(rng)}", f"{name(rng)} and {name(rng)}", f"me, {name(rng)} and {name(rng)}", f"my {word(rng)} and I", f"me and my {word(rng)}",
-                       f"{name(rng)}, {name(rng)} and {name(rng)}", f"{name(rng)} and me"))
+    return rng.choice(
+        (
+            f"me and {name(rng)}",
+            f"{name(rng)} and {name(rng)}",
+            f"me, {name(rng)} and {name(rng)}",
+            f"my {word(rng)} and I",
+            f"me and my {word(rng)}",
+            f"{name(rng)}, {name(rng)} and {name(rng)}",
+            f"{name(rng)} and me",
+        )
+    )
 
 
 def code(rng: random.Random) -> str:
     letters = "".join(rng.choice("ABCDEFGHKLMNPRSTVWXZ") for _ in range(rng.randint(1, 3)))
-    return rng.choice((f"{letters}{rng.randint(1, 9999)}", f"{letters}-{rng.randint(10, 999)}", f"{rng.randint(1000, 99999)}", f"#{rng.randint(1, 999)}", f"{letters.lower()}_{rng.randint(1, 99)}"))
+    return rng.choice(
+        (
+            f"{letters}{rng.randint(1, 9999)}",
+            f"{letters}-{rng.randint(10, 999)}",
+            f"{rng.randint(1000, 99999)}",
+            f"#{rng.randint(1, 999)}",
+            f"{letters.lower()}_{rng.randint(1, 99)}",
+        )
+    )
 
 
 def phrase(rng: random.Random) -> str:
@@ -181,8 +236,18 @@ def phrase(rng: random.Random) -> str:
 
 
 def sentence(rng: random.Random) -> str:
-    return rng.choice(("I will be {0}", "see you {1}", "the {0} is {2}", "call me {1}", "{0} {2} {0}", "bring the {0} and the {2}", "we need {0}", "{0} is {2} now")).format(
-        word(rng), when(rng), word(rng))
+    return rng.choice(
+        (
+            "I will be {0}",
+            "see you {1}",
+            "the {0} is {2}",
+            "call me {1}",
+            "{0} {2} {0}",
+            "bring the {0} and the {2}",
+            "we need {0}",
+            "{0} is {2} now",
+        )
+    ).format(word(rng), when(rng), word(rng))
 
 
 def money(rng: random.Random) -> str:
@@ -200,17 +265,55 @@ def email(rng: random.Random) -> str:
 
 def scramble(rng: random.Random) -> str:
     """Words without sense, for copy drills: 1 to 5 of any kind, so that only the position says what to copy."""
-    return " ".join(rng.choice((word, word, pseudo, pseudo, name, lambda r: pseudo(r).capitalize(), few))(rng) for _ in range(rng.choice((1, 1, 2, 2, 3, 4, 5))))
+    return " ".join(
+        rng.choice((word, word, pseudo, pseudo, name, lambda r: pseudo(r).capitalize(), few))(rng)
+        for _ in range(rng.choice((1, 1, 2, 2, 3, 4, 5)))
+    )
 
 
 MAKERS: dict[str, Maker] = {
-    "name": name, "person": person, "title": title, "band": band, "collection": collection, "place": place, "house": house, "city": city, "number": number,
-    "few": few, "clock": clock, "date": date, "when": when, "year": year, "company": company, "code": code, "phrase": phrase, "sentence": sentence,
-    "money": money, "address": address, "email": email, "scramble": scramble, "word": word, "pseudo": pseudo,
-    "country": lambda rng: rng.choice(COUNTRIES), "state": lambda rng: rng.choice(STATES), "cuisine": one(CUISINES), "dish": one(DISHES), "genre": one(GENRES),
-    "film_kind": one(FILMS), "service": one(SERVICES), "venue": one(VENUES), "facility": one(FACILITIES), "sky": one(SKY), "heat": one(HEAT),
-    "colour": one(COLOURS), "unit": one(UNITS), "sort": one(SORTS), "near": one(NEAR), "work": one(WORKS), "side": one(SIDE),
-}  # fmt: skip
+    "name": name,
+    "person": person,
+    "title": title,
+    "band": band,
+    "collection": collection,
+    "place": place,
+    "house": house,
+    "city": city,
+    "number": number,
+    "few": few,
+    "clock": clock,
+    "date": date,
+    "when": when,
+    "year": year,
+    "company": company,
+    "code": code,
+    "phrase": phrase,
+    "sentence": sentence,
+    "money": money,
+    "address": address,
+    "email": email,
+    "scramble": scramble,
+    "word": word,
+    "pseudo": pseudo,
+    "country": lambda rng: rng.choice(COUNTRIES),
+    "state": lambda rng: rng.choice(STATES),
+    "cuisine": one(CUISINES),
+    "dish": one(DISHES),
+    "genre": one(GENRES),
+    "film_kind": one(FILMS),
+    "service": one(SERVICES),
+    "venue": one(VENUES),
+    "facility": one(FACILITIES),
+    "sky": one(SKY),
+    "heat": one(HEAT),
+    "colour": one(COLOURS),
+    "unit": one(UNITS),
+    "sort": one(SORTS),
+    "near": one(NEAR),
+    "work": one(WORKS),
+    "side": one(SIDE),
+}
 
 
 def make(kind: str, rng: random.Random) -> str:

@@ -105,7 +105,7 @@ def test_what_comes_after_the_table_was_pinned_belongs_to_the_next_cycle(tmp_pat
 
 @pytest.mark.ray
 def test_without_feedback_there_is_nothing_to_learn(tmp_path: Path, gather: Collect) -> None:
-    with pytest.raises(TooLittle, match="the log is empty"):
+    with pytest.raises(TooLittle, match="holds no feedback"):
         gather()
     write(tmp_path, [record(1)])
     with pytest.raises(TooLittle, match="holds no feedback"):

@@ -70,16 +70,21 @@ def pair(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     with deploy.Serve(cluster.settings.dashboard_url, head.token(cluster.settings)) as serve:
         before = deploy.beside({"applications": []}, serve.details(), set())
         serve.deploy({**before, "applications": [*before["applications"], application]})
-        deploy.wait(serve, {PAIR}, print)
-        with Client(cluster.settings, cluster.api_key) as rollout:
-            rollout.create("helper", PAIR)
-        yield PAIR
-        serve.deploy(before)
+        try:
+            deploy.wait(
+                serve, {PAIR}, print, unplaced_s=600
+            )  # placed, but Serve says otherwise until its process starts
+            with Client(cluster.settings, cluster.api_key) as rollout:
+                rollout.create("helper", PAIR)
+            yield PAIR
+        finally:
+            serve.deploy(before)
 
 
 def records(cluster: Cluster) -> dict[str, Record]:
-    """What the segments hold; the tests are over before the compactor has moved any."""
-    entries: Iterator[Entry] = Log(cluster.state / "log", LogSettings()).entries()
+    """What is logged. Segments first: what the compactor moves meanwhile is in the table then."""
+    log = Log(cluster.state / "log", LogSettings())
+    entries: list[Entry] = [*log.entries(), *log.read(None)]
     return {entry.request_id: entry for entry in entries if isinstance(entry, Record)}
 
 
@@ -104,13 +109,14 @@ def test_chat_whole_and_streamed_say_the_same_and_are_logged_alike(cluster: Clus
 def test_a_required_tool_call_has_the_offered_name_and_valid_arguments(client: openai.OpenAI) -> None:
     for stream in (False, True):
         answer: Any = client.chat.completions.create(
-            model="assistant", messages=HI, tools=[TOOL], tool_choice="required", max_tokens=64, stream=stream
+            model="assistant", messages=HI, tools=[TOOL], tool_choice="required", max_tokens=256, stream=stream
         )  # type: ignore[call-overload]
         if stream:
             parts = [call for chunk in answer for choice in chunk.choices for call in choice.delta.tool_calls or ()]
             name = "".join(part.function.name or "" for part in parts)
             arguments = "".join(part.function.arguments or "" for part in parts)
         else:
+            assert answer.choices[0].finish_reason != "length", answer.choices[0].message
             (call,) = answer.choices[0].message.tool_calls[:1]
             name, arguments = call.function.name, call.function.arguments
         assert name == "set_light"

@@ -15,11 +15,32 @@ from pipelines.seed.domains import EVERYDAY
 from pipelines.seed.house import HOUSE, MARKS
 from pipelines.seed.values import MAKERS
 
-BENCHMARK_TOOLS = {"AddToPlaylist", "BookRestaurant", "GetWeather", "PlayMusic", "RateBook", "SearchCreativeWork", "SearchScreeningEvent"}
+BENCHMARK_TOOLS = {
+    "AddToPlaylist",
+    "BookRestaurant",
+    "GetWeather",
+    "PlayMusic",
+    "RateBook",
+    "SearchCreativeWork",
+    "SearchScreeningEvent",
+}
 BENCHMARK_PARAMETERS = {
-    "party_size_number", "party_size_description", "spatial_relation", "condition_temperature", "condition_description", "object_select",
-    "object_part_of_series_type", "object_location_type", "geographic_poi", "entity_name", "playlist_owner", "music_item", "served_dish", "best_rating", "timeRange",
-}  # fmt: skip
+    "party_size_number",
+    "party_size_description",
+    "spatial_relation",
+    "condition_temperature",
+    "condition_description",
+    "object_select",
+    "object_part_of_series_type",
+    "object_location_type",
+    "geographic_poi",
+    "entity_name",
+    "playlist_owner",
+    "music_item",
+    "served_dish",
+    "best_rating",
+    "timeRange",
+}
 
 
 def calls(drawn):
@@ -39,7 +60,9 @@ def test_same_seed_draws_the_same_scenes_from_any_index():
 
 def test_every_argument_is_copied_from_the_request_and_named_by_the_schema_in_its_order():
     for scene, asked, function in calls(islice(scenes(0), 300)):
-        schema = {t["function"]["name"]: list(t["function"]["parameters"]["properties"]) for t in scene.tools}[function["name"]]
+        schema = {t["function"]["name"]: list(t["function"]["parameters"]["properties"]) for t in scene.tools}[
+            function["name"]
+        ]
         assert all(value in asked["content"] for value in function["arguments"].values())
         assert [p for p in schema if p in function["arguments"]] == list(function["arguments"])
 
@@ -50,9 +73,11 @@ def test_every_kind_of_value_that_a_domain_names_can_be_made():
 
 
 def test_held_out_domains_never_occur_in_pre_training():
-    text = json.dumps([[s.tools, s.conversations] for s in islice(scenes(0, early=300), 600)], ensure_ascii=False).lower()
+    text = json.dumps(
+        [[s.tools, s.conversations] for s in islice(scenes(0, early=300), 600)], ensure_ascii=False
+    ).lower()
     words = set(re.findall(r"\w+", text.replace("_", " ")))
-    assert not words & set(MARKS)
+    assert not words & MARKS
     assert not any(t.names[0].lower() in words for t in HOUSE)
 
 

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from cluster.settings import Settings
+from pipelines import job
+from pipelines.cycle import turn
+from pipelines.steps import only_cycle, runs
+from tests.pipelines.logs import corrected, record, write
+from trivium import main
+
+
+def recipe(folder: Path, text: str = "curation: {replay: {share: 0}}") -> str:
+    path = folder / "recipe.yaml"
+    path.write_text(text)
+    return str(path)
+
+
+def test_a_job_knows_that_it_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR", raising=False)
+    assert job.inside() is None
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", '{"metadata": {"job_submission_id": "raysubmit_1"}}')
+    assert job.inside() == "raysubmit_1"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["cycle", "--recipe", "nonsense"], "there is no recipe nonsense; give a YAML file"),
+        (["cycle", "--recipe", "missing.yaml"], "missing.yaml cannot be read"),
+        (["cycle"], "start it with `trivium up`"),
+        (["wheel", "status"], "trivium up"),
+    ],
+)
+def test_what_a_user_can_mend_is_said_in_one_sentence(
+    arguments: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"STATE": str(tmp_path), "DASHBOARD_PORT": "41870", "HTTP_PORT": "41871"}.items():
+        monkeypatch.setenv(f"TRIVIUM_{name}", value)
+    monkeypatch.setattr(os, "environ", os.environ.copy())  # the command prepares its process for Ray
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 1 and said in result.output
+    assert result.output.startswith("Error: ") and result.output.count("\n") == 1
+
+
+def test_two_cycles_do_not_run_at_once(tmp_path: Path) -> None:
+    with only_cycle(tmp_path), pytest.raises(ValueError, match="a cycle is running already"):
+        turn(Settings(state=tmp_path), recipe(tmp_path), say=lambda _: None)
+    assert runs(tmp_path) == []
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("small_ray")
+class TestTurn:
+    def test_with_too_little_to_learn_it_ends_without_a_verdict_and_says_why(self, tmp_path: Path) -> None:
+        write(tmp_path, corrected(20))
+        lines: list[str] = []
+        done = turn(Settings(state=tmp_path), recipe(tmp_path), say=lines.append)
+        assert done.state == "done" and done.verdict is None
+        assert done.outcome is not None and done.outcome.startswith("only 0 rows to learn from")
+        assert lines[-1] == f"nothing to decide: {done.outcome}"
+        assert done.newest is not None and done.finished is not None
+
+    def test_a_failed_cycle_goes_on_at_the_step_that_it_lost(self, tmp_path: Path) -> None:
+        # No deployment answers here, so training, the first step that asks it, fails; what came before is kept.
+        settings = Settings(state=tmp_path, http_port=1)
+        log = write(tmp_path, corrected(200))
+        with pytest.raises(ValueError, match="trivium up"):
+            turn(settings, recipe(tmp_path), say=lambda _: None)
+        [first] = runs(tmp_path)
+        assert first.state == "failed" and first.error is not None and "trivium up" in first.error
+        assert set(first.timings_s) == {"collect", "curate"}
+
+        write(tmp_path, [record(1000)])
+        assert log.compact().table_version != first.table_version
+        with pytest.raises(ValueError, match="trivium up"):
+            turn(settings, recipe(tmp_path), say=lambda _: None)
+        [second] = runs(tmp_path)
+        assert (second.attempts, second.table_version) == (2, first.table_version)
+        assert [second.steps[name].reused for name in ("collect", "curate")] == [True, True]
+        assert second.steps["collect"].folder == first.steps["collect"].folder
