@@ -57,11 +57,15 @@ class Serve:
 
     def deploy(self, config: Config) -> None:
         """Make Serve's applications what `config` says. Raises `ValueError` if Serve does not take it."""
-        answer = self._http.put("/api/serve/applications/", json=config)
-        if answer.status_code == 400:
-            raise ValueError(f"Serve does not accept the configuration: {answer.text.strip()}")
-        if answer.is_error:  # Serve itself did not start; the dashboard answers with its trace
-            raise RuntimeError(answer.text)
+        for _ in range(3):
+            # The first call starts Serve, which gives its proxy 60 s and fails if a busy machine needs more; the proxy
+            # goes on starting, and the same call made again finds it.
+            answer = self._http.put("/api/serve/applications/", json=config, timeout=180)
+            if answer.status_code == 400:
+                raise ValueError(f"Serve does not accept the configuration: {answer.text.strip()}")
+            if answer.is_success:
+                return
+        raise RuntimeError(answer.text)  # the dashboard answers with Serve's trace
 
 
 def load(path: Path) -> Config:

@@ -17,6 +17,7 @@ CHOICES = {
     # Of Ray 2.60's switches, those that a user may set otherwise; the reasons are measurements (README, "Runtime").
     "RAY_SERVE_HAPROXY_NBTHREAD": "1",
     "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "3600",  # a reload cuts streams that are older
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",  # after 5 s Serve kills a proxy that starts slowly
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",  # a dead HAProxy is back in 5 s instead of 28 s
     "RAY_USAGE_STATS_ENABLED": "0",
     "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB

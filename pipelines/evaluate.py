@@ -106,7 +106,8 @@ class Answers:
         for line in self._path.read_text().splitlines() if self._path.exists() else []:
             try:
                 entry = json.loads(line)
-                self._known[entry.pop("request")] = Answer(**entry)
+                asked = entry.pop("request")
+                self._known[asked] = Answer(**entry)
             except (ValueError, KeyError, TypeError):
                 continue  # The line that a killed writer was at: that row is asked again.
 

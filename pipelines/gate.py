@@ -76,12 +76,12 @@ def bounds(rows: list[Scored], gate: GateSettings) -> tuple[float, float]:
     if S == 1:
         return -1.0, 1.0  # One session alone says nothing about others: the widest bounds that scores allow.
     draw = np.random.default_rng(gate.seed)
-    means = []
-    for _ in range(gate.resamples):
-        picked = draw.integers(0, S, S)
-        means.append(sums_S[picked].sum() / counts_S[picked].sum())
+    means: list[np.ndarray] = []
+    for start in range(0, gate.resamples, batch := max(1, 1_000_000 // S)):  # 8 MB of indices at a time
+        picked = draw.integers(0, S, (min(batch, gate.resamples - start), S))
+        means.append(sums_S[picked].sum(1) / counts_S[picked].sum(1))
     tail = _expanded(1 - gate.confidence, S)
-    low, high = np.quantile(means, [tail, 1 - tail])
+    low, high = np.quantile(np.concatenate(means), [tail, 1 - tail])
     return float(low), float(high)
 
 

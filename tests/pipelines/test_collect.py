@@ -47,7 +47,9 @@ Collect = Callable[..., tuple[Snapshot, dict[str, list[Any]]]]
 def gather(small_ray: None, tmp_path: Path) -> Collect:
     def run(**window: Any) -> tuple[Snapshot, dict[str, list[Any]]]:
         recipe = Recipe.model_validate({"window": window})
-        snapshot = collect(Run.open(Settings(state=tmp_path), recipe, "test", say=lambda _: None))
+        begun = Run.open(Settings(state=tmp_path), recipe, "test", say=lambda _: None)
+        begun.update(state="done")  # the next one reads the newest table
+        snapshot = collect(begun)
         rows = datasets.dataset(str(snapshot.path), format="parquet", exclude_invalid_files=True).to_table().to_pylist()
         return snapshot, {row["request_id"]: json.loads(row["feedback"]) for row in rows}
 

@@ -1,4 +1,4 @@
-"""The wheel deployed on a cluster of its own, without an engine: what it starts, what it survives, what it does again."""
+"""The wheel deployed on a cluster of its own, without an engine: what it starts, survives, and does again."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ ROOT = Path(__file__).parents[2]
 def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """A cluster with the rollout application, two replicas of a gateway without an engine, and four versions."""
     cluster = Cluster.on_free_ports(tmp_path_factory.mktemp("rollout") / "state")
-    cluster = replace(cluster, variables={**cluster.variables, "PYTHONPATH": str(ROOT), "RAY_raylet_start_wait_time_s": "300", "RAY_SERVE_HAPROXY_STARTUP_TIMEOUT_S": "120"})
+    cluster = replace(cluster, variables={**cluster.variables, "PYTHONPATH": str(ROOT)})
     cluster.state.mkdir()
     registry = Registry(cluster.settings)
     for number in range(1, 5):

@@ -1,0 +1,74 @@
+"""A verdict is carried out once, by asking the one who may move aliases."""
+
+from __future__ import annotations
+
+import pytest
+
+from cluster.records import Verdict, Version
+from pipelines.artifacts import Candidate
+from pipelines.publish import publish
+from pipelines.recipe import Recipe
+from pipelines.steps import Run
+from tests.pipelines.deployment import serve
+
+CANDIDATE = Candidate(Version(name="assistant", number=1, base="seed", form="adapter", created=0.0), {})
+
+
+def verdict(accepted: bool) -> Verdict:
+    return Verdict(
+        accepted=accepted,
+        reasons=["it is better" if accepted else "it is not better"],
+        candidate="assistant@1",
+        champion="assistant@0",
+        rows=40,
+        candidate_score=0.9,
+        champion_score=0.5,
+        gain=0.4,
+        gain_low=0.3,
+        well_formed=1.0,
+    )
+
+
+@pytest.fixture
+def deployment(tmp_path):
+    with serve(tmp_path / "state") as running:
+        running.decide("stage", {"alias": "assistant", "version": "assistant@1"})
+        yield running
+
+
+@pytest.fixture
+def run(deployment):
+    return Run.open(deployment.settings, Recipe(), "test")
+
+
+def test_accepted_candidate_becomes_champion_with_its_verdict(deployment, run):
+    decision = publish(run, CANDIDATE, verdict(True))
+    assert (decision.action, decision.version, decision.reason) == ("promote", "assistant@1", "it is better")
+    assert decision.verdict == verdict(True)
+    assert deployment.actions[-1] == ("promote", "assistant@1")
+
+
+def test_rejected_candidate_is_let_go(deployment, run):
+    assert publish(run, CANDIDATE, verdict(False)).action == "reject"
+    assert deployment.actions[-1] == ("reject", "assistant@1")
+
+
+@pytest.mark.parametrize("accepted", [True, False])
+def test_publishing_again_after_a_kill_decides_nothing_twice(deployment, run, accepted):
+    first = publish(run, CANDIDATE, verdict(accepted))
+    assert publish(run, CANDIDATE, verdict(accepted)) == first
+    assert len(deployment.actions) == 3
+
+
+def test_promotion_that_was_rolled_back_is_not_repeated(deployment, run):
+    publish(run, CANDIDATE, verdict(True))
+    deployment.decide("rollback", {"alias": "assistant", "version": "assistant@0"})
+    publish(run, CANDIDATE, verdict(True))
+    assert deployment.actions[-1] == ("rollback", "assistant@0")
+
+
+def test_candidate_measured_against_a_former_champion_is_not_promoted(deployment, run):
+    deployment.decide("promote", {"alias": "assistant", "version": "assistant@5"})
+    decision = publish(run, CANDIDATE, verdict(True))
+    assert decision.action == "reject"
+    assert "assistant@5 is the champion by now" in decision.reason

@@ -1,0 +1,228 @@
+"""Training under real Ray Train, with TRL and peft, on models of a few thousand weights."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as parquet
+import pytest
+
+from cluster.registry import Registry
+from pipelines import train as module
+from pipelines.artifacts import Dataset
+from pipelines.recipe import Recipe, TrainingSettings
+from pipelines.steps import Run
+from pipelines.train import Job, fit, train
+from tests.pipelines.deployment import serve
+
+pytestmark = pytest.mark.ray
+
+WORDS = ["rome", "oslo", "jazz", "rock", "noon", "five", "blue", "train"]
+TOOLS = [
+    {
+        "type": "function",
+        "function": {"name": name, "parameters": {"type": "object", "properties": {"what": {"type": "string"}}}},
+    }
+    for name in ("book", "play", "find")
+]
+CHATML = """{%- if tools %}<|im_start|>system
+# Tools
+{% for tool in tools %}{{ tool | tojson }}
+{% endfor %}<|im_end|>
+{% endif %}{% for message in messages %}<|im_start|>{{ message.role }}
+{{ message.content }}{% for call in message.tool_calls or [] %}<tool_call>
+{{ call.function | tojson }}
+</tool_call>{% endfor %}<|im_end|>
+{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
+{% endif %}"""
+QUICK = TrainingSettings(rank=8, alpha=16, learning_rate=1e-2, epochs=4, batch_tokens=600, pack_tokens=300)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster():
+    import ray
+
+    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory) -> Dataset:
+    folder = tmp_path_factory.mktemp("state") / "datasets" / "curate-1"
+    (folder / "train").mkdir(parents=True)
+    rows = []
+    for n in range(160):
+        tool, word = TOOLS[n % 3]["function"]["name"], WORDS[(n * 5) % 8]
+        call = {"type": "function", "function": {"name": tool, "arguments": json.dumps({"what": word})}}
+        messages = [
+            {"role": "user", "content": f"{tool} {word}"},
+            {"role": "assistant", "content": "", "tool_calls": [{"id": "1", **call}]},
+        ]
+        row = {"row_id": f"{n:03}", "messages": json.dumps(messages), "tools": json.dumps(TOOLS), "options": "{}"}
+        rows.append({**row, "record_ids": [f"req-{n}"], "origin": "log", "session": f"s{n}", "slice": tool})
+    parquet.write_table(pa.Table.from_pylist(rows), folder / "train" / "part.parquet")
+    return Dataset(folder, "digest-1", 160, 0, 0, 3)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory) -> dict[str, Path]:
+    """A Llama and a Qwen with random weights and a tokenizer of the texts' own bytes."""
+    import torch
+    from tokenizers import Tokenizer, decoders, pre_tokenizers
+    from tokenizers.models import BPE
+    from tokenizers.trainers import BpeTrainer
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+
+    core = Tokenizer(BPE())
+    core.pre_tokenizer, core.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    special = ["<|im_start|>", "<|im_end|>", "<|endoftext|>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    core.train_from_iterator(
+        [json.dumps(TOOLS), *WORDS], BpeTrainer(vocab_size=400, special_tokens=special, initial_alphabet=alphabet)
+    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<|im_end|>", pad_token="<|endoftext|>")
+    tokenizer.chat_template = CHATML
+    shape = {
+        "vocab_size": 512,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+    }
+    made = {}
+    torch.manual_seed(0)
+    for name, model in {
+        "llama": LlamaForCausalLM(LlamaConfig(**shape)),
+        "qwen": Qwen2ForCausalLM(Qwen2Config(**shape)),
+    }.items():
+        made[name] = tmp_path_factory.mktemp("models") / name
+        model.save_pretrained(made[name])
+        tokenizer.save_pretrained(made[name])
+    return made
+
+
+def job(dataset, model, training=QUICK) -> Job:
+    return Job(dataset=str(dataset.path), base=model.name, model=str(model), parent=None, training=training)
+
+
+def test_dataset_becomes_a_registered_version(dataset, models, tmp_path):
+    with serve(tmp_path / "state") as deployment:
+        Registry(deployment.settings).create_base("assistant", "seed")
+        recipe = Recipe(training=QUICK.model_copy(update={"model": str(models["llama"])}))
+        run = Run.open(deployment.settings, recipe, "test")
+        here = Dataset(run.state / "datasets" / "curate-1", *list(vars(dataset).values())[1:])
+        here.path.parent.mkdir(parents=True)
+        here.path.symlink_to(dataset.path)
+        candidate = train(run, here)
+        again = train(run, here)
+
+    assert again == candidate, "a cycle that was killed after training makes no second version"
+    version = candidate.version
+    assert (version.id, version.base, version.form, version.rank) == ("assistant@1", "seed", "adapter", 8)
+    assert (version.parent, version.lineage.cycle) == ("assistant@0", run.record.id)
+    assert (version.lineage.rows, version.lineage.table_version) == (160, 3)
+    assert (version.lineage.dataset, version.lineage.dataset_digest) == ("datasets/curate-1", "digest-1")
+    assert version.lineage.metrics == candidate.metrics
+    assert candidate.metrics["packing"] > 1.5
+    assert not list(run.folder.glob("train-*")), "checkpoints go once the version is there"
+    adapter = json.loads((Registry(deployment.settings).folder(version) / "adapter_config.json").read_text())
+    assert (adapter["base_model_name_or_path"], adapter["r"]) == ("seed", 8)
+    modules = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+    assert set(adapter["target_modules"]) == modules
+
+
+def test_loss_falls_and_peft_loads_the_adapter(dataset, models, tmp_path):
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from pipelines import packing
+
+    outcome = fit(job(dataset, models["qwen"]), tmp_path / "work", tmp_path)
+    assert outcome.history[-1]["loss"] < outcome.history[0]["loss"] / 2
+    assert outcome.metrics["train_loss"] == outcome.history[-1]["loss"]
+
+    tokenizer = AutoTokenizer.from_pretrained(models["qwen"])
+    base = AutoModelForCausalLM.from_pretrained(models["qwen"], dtype=torch.float32)
+    row = dataset.train()[0]
+    example = packing.encode(tokenizer, {"messages": row.messages, "tools": row.tools})
+    ids = torch.tensor([example.prompt_ids + example.answer_ids])
+    labels = torch.tensor([[-100] * len(example.prompt_ids) + example.answer_ids])
+    before = base(input_ids=ids, labels=labels).loss.item()
+    after = PeftModel.from_pretrained(base, tmp_path)(input_ids=ids, labels=labels).loss.item()
+    assert after < before / 2
+
+
+def test_training_ends_in_the_seconds_it_has(dataset, models, tmp_path):
+    settings = QUICK.model_copy(update={"epochs": 400.0, "max_seconds": 4.0})
+    outcome = fit(job(dataset, models["llama"], settings), tmp_path / "work", tmp_path)
+    last = outcome.history[-1]
+    assert (last["progress"], outcome.metrics["train_epochs"] < 400) == (1, True)
+    assert last["learning_rate"] < 0.01 * settings.learning_rate
+    step_s = last["seconds"] / last["step"]
+    assert last["seconds"] <= 4 + 10 * step_s
+
+
+def test_training_that_was_killed_goes_on_from_its_checkpoint(dataset, models, tmp_path, monkeypatch):
+    from ray.train import TrainingFailedError
+
+    monkeypatch.setattr(module, "ATTEMPTS", 1)
+    work = tmp_path / "work"
+    settings = QUICK.model_copy(update={"epochs": 60.0, "checkpoint_every_s": 0.2})
+    killer = threading.Thread(target=kill_when, args=(lambda: len(list(work.glob("checkpoint_*"))) >= 2,))
+    killer.start()
+    with pytest.raises(TrainingFailedError):
+        fit(job(dataset, models["llama"], settings), work, tmp_path)
+    killer.join()
+    newest = json.loads((max(work.glob("checkpoint_*/spent.json"), key=os.path.getmtime)).read_text())
+
+    outcome = fit(job(dataset, models["llama"], settings), work, tmp_path)
+    assert outcome.history[: len(newest["history"])] == newest["history"]
+    steps = [entry["step"] for entry in outcome.history]
+    assert steps == sorted(set(steps)), "no step is done twice"
+    assert outcome.metrics["train_seconds"] > newest["seconds"] > 0
+
+
+def test_loss_that_runs_away_stops_with_the_cause(dataset, models, tmp_path):
+    settings = QUICK.model_copy(update={"learning_rate": 1e30})
+    with pytest.raises(ValueError, match=r"not a number any more at step \d+; lower training.learning_rate"):
+        fit(job(dataset, models["llama"], settings), tmp_path / "work", tmp_path)
+
+
+def test_rows_that_are_all_too_long_are_said_to_be(dataset, models, tmp_path):
+    with pytest.raises(ValueError, match=r"all 160 rows have more than 5 tokens; raise training\.max_tokens"):
+        fit(job(dataset, models["llama"], QUICK.model_copy(update={"max_tokens": 5})), tmp_path / "work", tmp_path)
+
+
+def test_model_without_attention_is_trained_on_plain_rows(dataset, models):
+    """Whether packs keep rows apart is measured: a state-space model mixes them up, attention does not."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer, MambaConfig, MambaForCausalLM
+
+    from pipelines import packing, trainer
+
+    tokenizer = AutoTokenizer.from_pretrained(models["llama"])
+    rows = [{"messages": row.messages, "tools": row.tools} for row in dataset.train()[:8]]
+    examples = [packing.encode(tokenizer, row) for row in rows]
+    mamba = MambaForCausalLM(MambaConfig(vocab_size=512, hidden_size=32, num_hidden_layers=2, state_size=4))
+    assert not trainer.takes_packs(mamba, examples, 0)
+    assert trainer.takes_packs(AutoModelForCausalLM.from_pretrained(models["llama"]), examples, 0)
+
+
+def kill_when(condition, deadline_s=300.0):
+    """SIGKILL this process's own Ray Train worker as soon as the condition holds."""
+    deadline = time.monotonic() + deadline_s
+    while not condition():
+        assert time.monotonic() < deadline, "the training wrote no checkpoint"
+        time.sleep(0.05)
+    for process in psutil.Process().children(recursive=True):
+        if "RayTrainWorker" in " ".join(process.cmdline()):
+            os.kill(process.pid, signal.SIGKILL)
