@@ -15,6 +15,7 @@ COMMANDS = {
     "log": "cluster.log.cli:log",
     "promote": "services.cli:promote",
     "rollback": "services.cli:rollback",
+    "reject": "services.cli:reject",
     "cycle": "pipelines.cli:cycle",
     "wheel": "pipelines.cli:wheel",
     "lineage": "pipelines.cli:lineage",

@@ -127,9 +127,7 @@ def running(details: dict[str, Any], names: set[str]) -> bool:
     )
 
 
-def wait(
-    serve: Serve, names: set[str], say: Callable[[str], None], patience_s: float = 900, unplaced_s: float = 60
-) -> None:
+def wait(serve: Serve, names: set[str], say: Callable[[str], None], unplaced_s: float, patience_s: float = 900) -> None:
     """Wait until the applications run; `say` gets a line whenever something changes.
 
     Raises `ValueError` with Serve's own message for a deployment that failed, that finds no room on the cluster for

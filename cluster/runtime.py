@@ -75,8 +75,10 @@ def up(settings: Settings, options: Options, say: Say) -> None:
                 replace(ours, applications=dict.fromkeys(digests, "") | ours.applications).write(settings)
                 say("deploying" if details["applications"] else "starting Serve")
                 serve.deploy(deploy.beside(config, details, set(ours.applications)))
-                deploy.wait(serve, set(digests), say)
+                # A head of ours never grows; where somebody else's autoscaler adds a machine, that takes minutes.
+                deploy.wait(serve, set(digests), say, unplaced_s=20 if ours.mark else 600)
             replace(ours, applications=digests, options=vars(chosen)).write(settings)
+        _create_aliases(settings, config)
 
 
 def down(settings: Settings, say: Say) -> None:
@@ -152,6 +154,20 @@ def _head(settings: Settings, say: Say) -> Head:
         return ours or Head(None, {})
     say("starting Ray")
     return head.start(settings)
+
+
+def _create_aliases(settings: Settings, config: deploy.Config) -> None:
+    """An application that names an alias in its `args` serves its base under it from the first `up` on."""
+    from cluster.client import Client
+
+    asked = {a["name"]: a["args"]["alias"] for a in config["applications"] if (a.get("args") or {}).get("alias")}
+    existing = fold(read(settings.state)).aliases
+    if any(alias not in existing for alias in asked.values()):
+        with Client(settings, first_key(settings.state)) as client:
+            replicas = client.rollout()["replicas"]
+            for name, alias in asked.items():
+                if alias not in existing:
+                    client.create(alias, replicas[name][0]["base"])
 
 
 def _wait_for_dashboard(serve: deploy.Serve, settings: Settings, patience_s: float = 60) -> None:

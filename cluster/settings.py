@@ -49,19 +49,20 @@ class Settings(Strict):
     gcs_port: int = 6379
     """Ray's head (`TRIVIUM_GCS_PORT`)."""
     node_ip: str = "127.0.0.1"
-    """Address by which other machines reach this one (`TRIVIUM_NODE_IP`). On loopback nothing of Ray listens elsewhere."""
+    """Address by which other machines reach this one (`TRIVIUM_NODE_IP`). On loopback Ray listens nowhere else."""
     mlflow_uri: str | None = None
     """An MLflow server to use instead of the SQLite file under state (`TRIVIUM_MLFLOW_URI`)."""
 
     @classmethod
     def from_environment(cls) -> Self:
         """Read `TRIVIUM_*`. Raises `ValueError` that names a variable which does not fit."""
-        given = {name: os.environ[f"TRIVIUM_{name.upper()}"] for name in cls.model_fields if f"TRIVIUM_{name.upper()}" in os.environ}
+        variables = {name: f"TRIVIUM_{name.upper()}" for name in cls.model_fields}
+        given = {name: os.environ[variable] for name, variable in variables.items() if variable in os.environ}
         given["state"] = str(Path(given.get("state", ".trivium")).absolute())
         try:
             return cls.model_validate(given)
         except ValidationError as error:
-            raise ValueError(f"TRIVIUM_{explain(error)}".replace("TRIVIUM_", "environment variable TRIVIUM_", 1)) from None
+            raise ValueError(f"environment variable TRIVIUM_{explain(error)}") from None
 
     @property
     def base_url(self) -> str:

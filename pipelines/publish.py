@@ -36,11 +36,14 @@ def _make(run: Run, candidate: Candidate, verdict: Verdict) -> Decision:
 
 
 def _made(run: Run, candidate: Candidate) -> Decision | None:
-    """The decision on this candidate that is in the log already: a version is published once."""
-    decisions = [
+    """The decision on this candidate that is in the log already: a version is published once.
+
+    Only if it came after the candidate was last staged: when a replica could not load it in time, rollout lets it go by
+    itself, and the cycle that goes on stages it anew.
+    """
+    mine = [
         decision
         for decision in read(run.state)
         if (decision.alias, decision.version) == (run.recipe.alias, candidate.version.id)
-        and decision.action in ("promote", "reject")
     ]
-    return decisions[-1] if decisions else None
+    return mine[-1] if mine and mine[-1].action in ("promote", "reject") else None

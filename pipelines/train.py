@@ -61,6 +61,11 @@ class Outcome(Frozen):
 def train(run: Run, dataset: Dataset) -> Candidate:
     """Tune the alias's base on the dataset and register the result. Raises `ValueError` if the loss runs away."""
     registry, settings = Registry(run.settings), run.recipe.training
+    for version in registry.versions(run.recipe.alias):
+        # A cycle that was killed after training finds its version, whoever is the champion by now.
+        of = version.lineage
+        if of and (of.cycle, of.dataset_digest) == (run.record.id, dataset.digest):
+            return Candidate(version, of.metrics)
     with Client(run.settings) as client:
         alias = served(client, run.recipe.alias)
     champion = registry.get(alias["champion"])
@@ -174,12 +179,7 @@ def _start(registry: Registry, champion: Version, base: str, settings: TrainingS
 
 
 def _register(run: Run, registry: Registry, dataset: Dataset, champion: Version, job: Job, folder: Path) -> Candidate:
-    """The version that this cycle made, made only once: a cycle that was killed after this finds it."""
     made = manifest(folder)
-    for version in registry.versions(run.recipe.alias):
-        of = version.lineage
-        if of and (of.cycle, of.dataset_digest) == (run.record.id, dataset.digest):
-            return Candidate(version, made["metrics"])
     lineage = Lineage(
         cycle=run.record.id,
         rows=dataset.rows,

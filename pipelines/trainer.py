@@ -329,7 +329,10 @@ def _earlier(resume: Path | None) -> tuple[float, list[dict[str, float]]]:
 def _leave(job: Job, model: Any, outcome: Outcome, folder: Path) -> None:
     """The adapter and the outcome as the last checkpoint. The base is named by its id: paths mean nothing elsewhere."""
     folder.mkdir()
-    model.peft_config["default"].base_model_name_or_path = job.base
+    config = model.peft_config["default"]
+    config.base_model_name_or_path = job.base
+    # "all-linear" comes out as every layer's full name; servers look for the last part.
+    config.target_modules = sorted({name.rpartition(".")[2] for name in config.target_modules})
     model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
     (folder / "outcome.json").write_text(outcome.model_dump_json())
     _report(outcome.metrics, folder)

@@ -156,6 +156,8 @@ class Wheel:
         self._log = Log(self._state / "log", LogSettings())
         self._table: int | None = None
         self._lag = 0
+        self._pouring = False
+        """Entries came in since the last look; the table, which is behind, does not show them yet."""
         self._compacted = self._retained = 0.0
         self._fresh: tuple[tuple[int | None, float], Fresh] | None = None
         self._job: str | None = None
@@ -234,6 +236,7 @@ class Wheel:
         """Compact when entries have waited long enough, or as soon as no more come; retain once an hour."""
         now, stats = time.time(), self._log.stats()
         quiet, self._lag = stats.lag_entries == self._lag, stats.lag_entries
+        self._pouring = not quiet
         if self._table is None or (
             stats.lag_entries and (quiet or now - self._compacted > self._settings.compact_every_s)
         ):
@@ -257,6 +260,8 @@ class Wheel:
         broken, when = self._broken
         if broken:
             seen |= {"failures": seen["failures"] + broken, "ended_s": min(seen["ended_s"], now - when)}
+        if self._pouring:
+            seen["newest_s"] = 0.0
         return WheelState(on=self._on(), running=running, **seen)
 
     def _ended(self, jobs: Jobs, job: str) -> None:

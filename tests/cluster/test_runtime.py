@@ -200,6 +200,14 @@ def test_head_without_the_environment_is_refused(theirs: Cluster, tmp_path: Path
     assert "TRIVIUM_STATE" in result.stderr
 
 
+def test_up_after_a_killed_head_starts_again(home: Cluster) -> None:
+    for process in head.marked("TRIVIUM_STATE", str(home.state)):
+        if process.name() in ("raylet", "gcs_server"):
+            process.kill()
+    assert "died" in home.trivium("up", "--config", config(home.state, greeting="second")).stdout
+    assert echo(home)["arguments"] == {"greeting": "second"}
+
+
 def test_down_ends_everything_of_ours_and_nothing_of_others(home: Cluster, theirs: Cluster) -> None:
     home.trivium("down")
     ours = head.marked("TRIVIUM_STATE", str(home.state))
@@ -211,15 +219,6 @@ def test_down_ends_everything_of_ours_and_nothing_of_others(home: Cluster, their
         headers={"authorization": f"Bearer {head.token(theirs.settings)}"},
         trust_env=False,
     ).is_success
-
-
-def test_up_after_a_killed_head_starts_again(home: Cluster) -> None:
-    home.trivium("up", "--config", config(home.state, greeting="first"))
-    for process in head.marked("TRIVIUM_STATE", str(home.state)):
-        if process.name() in ("raylet", "gcs_server"):
-            process.kill()
-    assert "died" in home.trivium("up", "--config", config(home.state, greeting="second")).stdout
-    assert echo(home)["arguments"] == {"greeting": "second"}
 
 
 def their_application(theirs: Cluster) -> Path:
