@@ -92,5 +92,8 @@ def _table(found: dict[str, Any]) -> str:
     if found["wheel"]:
         rows += [("wheel", ", ".join(f"{name} {value}" for name, value in found["wheel"].items()))]
     rows += list(found["addresses"].items())
+    if found["addresses"]["mlflow"].startswith("sqlite:"):
+        # No server of its own: it would take half a GiB for pages that are looked at now and then.
+        rows.append(("", f"(`mlflow ui --backend-store-uri {found['addresses']['mlflow']}` shows it)"))
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)

@@ -79,22 +79,22 @@ class TrainingSettings(Strict):
     """`base`: every candidate is trained from the base on all rows of the window. It depends on its dataset and recipe
     alone, and no cycle inherits another's mistakes. `parent`: go on from the champion's adapter, which is cheaper for
     large windows but drifts; without an adapter of the same rank it starts from the base."""
-    rank: int = Field(default=16, ge=1)
+    rank: int = Field(default=64, ge=1)
     """LoRA rank; at most the engine's `max_lora_rank`."""
-    alpha: int = Field(default=32, gt=0)
+    alpha: int = Field(default=128, gt=0)
     """LoRA scale: updates are multiplied by alpha / rank."""
-    learning_rate: float = Field(default=2e-3, gt=0)
+    learning_rate: float = Field(default=3e-3, gt=0)
     """Peak: it rises over the first twentieth and falls to zero along a cosine."""
-    epochs: float = Field(default=3, gt=0)
+    epochs: float = Field(default=10, gt=0)
     """Passes over the training rows."""
     max_steps: int | None = Field(default=None, ge=1)
     """Optimizer steps at most, whatever `epochs` would give."""
-    max_seconds: float | None = Field(default=None, gt=0)
+    max_seconds: float | None = Field(default=150, gt=0)
     """Time for the steps at most, start-up aside. The schedule follows what runs out first, steps or time, so the
     learning rate is zero at the end either way."""
-    batch_tokens: int = Field(default=4096, ge=1)
+    batch_tokens: int = Field(default=1024, ge=1)
     """Tokens in one optimizer step of one worker, shared prefixes counted once."""
-    pack_tokens: int = Field(default=1024, ge=1)
+    pack_tokens: int = Field(default=512, ge=1)
     """Tokens of a pack: rows behind one copy of the tools that they share. Attention costs grow with its square."""
     max_tokens: int = Field(default=2048, ge=1)
     """Longest row in tokens; longer ones are left out and counted."""
