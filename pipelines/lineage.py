@@ -34,7 +34,21 @@ def describe(settings: Settings, version: str) -> dict[str, Any]:
     while (parent := known.get(chain[-1].parent or "")) is not None:
         chain.append(parent)
     first, *parents = [_one(version, decisions) for version in chain]
-    return {**first, "parents": parents}
+    return {**first, "history": _history(settings.state, chain[0]), "parents": parents}
+
+
+def _history(state: Path, version: Version) -> list[dict[str, float]]:
+    """Loss and speed of the training that made a version, as its cycle's step kept them; empty once that was deleted."""
+    if version.lineage is None:
+        return []
+    try:
+        steps = json.loads((state / "runs" / version.lineage.cycle / "run.json").read_text())["steps"]
+        history: list[dict[str, float]] = json.loads((state / steps["train"]["folder"] / "manifest.json").read_text())[
+            "history"
+        ]
+    except (OSError, KeyError):
+        return []
+    return history
 
 
 def _one(version: Version, decisions: list[Decision]) -> dict[str, Any]:

@@ -94,8 +94,9 @@ class TrainingSettings(Strict):
     learning rate is zero at the end either way."""
     batch_tokens: int = Field(default=1024, ge=1)
     """Tokens in one optimizer step of one worker, shared prefixes counted once."""
-    pack_tokens: int = Field(default=512, ge=1)
-    """Tokens of a pack: rows behind one copy of the tools that they share. Attention costs grow with its square."""
+    pack_tokens: int | None = Field(default=None, ge=1)
+    """Tokens of a pack: rows behind one copy of the tools that they share. Sharing wants it large, attention, whose
+    cost grows with its square, small; left out: five rows, at least 512."""
     max_tokens: int = Field(default=2048, ge=1)
     """Longest row in tokens; longer ones are left out and counted."""
     gradient_checkpointing: bool = False

@@ -85,7 +85,10 @@ class Plan:
     @classmethod
     def make(cls, examples: list[Example], settings: TrainingSettings, packed: bool, workers: int = 1) -> Plan:
         """Shuffled and packed anew for each epoch; micro-batches of about `pack_tokens`, steps of `batch_tokens`."""
-        epochs = [_batches(examples, settings, packed, epoch) for epoch in range(math.ceil(settings.epochs))]
+        size = settings.pack_tokens or max(512, 5 * sorted(map(len, examples))[len(examples) // 2])
+        epochs = [
+            _batches(examples, size, packed, f"{settings.seed}-{epoch}") for epoch in range(math.ceil(settings.epochs))
+        ]
         batches = [batch for epoch in epochs for batch in epoch]
         tokens = sum(len(sequence) for batch in epochs[0] for sequence in batch)
         accumulate = max(1, round(settings.batch_tokens * len(epochs[0]) / tokens))
@@ -105,20 +108,20 @@ class Plan:
         return f"{self.tokens} tokens in an epoch, {how}; at most {self.steps} steps"
 
 
-def _batches(examples: list[Example], settings: TrainingSettings, packed: bool, epoch: int) -> list[list]:
-    """Sequences, grouped so that padding to the longest stays below `pack_tokens` in all."""
+def _batches(examples: list[Example], size: int, packed: bool, seed: str) -> list[list]:
+    """Sequences, grouped so that they take at most `size` tokens with their padding; longer ones stand alone."""
     from pipelines import packing
 
-    order = random.Random(f"{settings.seed}-{epoch}")
+    order = random.Random(seed)
     shuffled = order.sample(examples, len(examples))
-    short = [example for example in shuffled if len(example) <= settings.pack_tokens]
-    long = [example for example in shuffled if len(example) > settings.pack_tokens]
+    short = [example for example in shuffled if len(example) <= size]
+    long = [example for example in shuffled if len(example) > size]
     sequences: list = shuffled
     if packed:
-        sequences = packing.pack(short, settings.pack_tokens) + [p for e in long for p in packing.pack([e], len(e))]
+        sequences = packing.pack(short, size) + [p for e in long for p in packing.pack([e], len(e))]
     batches: list[list] = []
     for sequence in sorted(sequences, key=len):  # equal lengths together; a stable sort of a shuffled list
-        if batches and len(sequence) * (len(batches[-1]) + 1) <= settings.pack_tokens:
+        if batches and len(sequence) * (len(batches[-1]) + 1) <= size:
             batches[-1].append(sequence)
         else:
             batches.append([sequence])

@@ -12,7 +12,7 @@ from typing import Any
 
 from pipelines.seed.composed import composed, drill
 from pipelines.seed.domains import EVERYDAY
-from pipelines.seed.house import HOUSE
+from pipelines.seed.house import HOUSE, plain
 from pipelines.seed.realise import Offer, Request, ask, offer
 from pipelines.seed.talk import answer, ask_back, chat, decline
 
@@ -118,7 +118,7 @@ def traffic(rows: int, seed: int) -> list[dict[str, Any]]:
     drawn: list[dict[str, Any]] = []
     seen = set()
     while len(drawn) < rows:
-        request = ask(rng.choice(HELD_OUT), rng)
+        request = ask(rng.choice(HELD_OUT), rng, plain)
         if request.arguments and request.text not in seen:
             seen.add(request.text)
             drawn.append({"text": request.text, "tool": request.tool, "arguments": request.arguments})

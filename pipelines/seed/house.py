@@ -6,11 +6,14 @@ The seed model has to be taught these by feedback: it can copy, but that `hv4.x1
 
 from __future__ import annotations
 
+import random
+
 from pipelines.seed.domains import Tool, tool
+from pipelines.seed.words import FAMILY, GIVEN
 
 HOUSE: tuple[Tool, ...] = (
     tool("apx_mv", "row:code=k1 who:person=k2 when:date=k3",
-         "(shift|relocate|resettle) (colony|apiary colony) {row}[ (under|to the care of) {who}][ {when}]", "{who} (tends|looks after) colony {row}[ from {when}]", "(let|have) {who} tend colony {row}"),
+         "(shift|relocate|resettle) (colony|apiary colony) {row}[ (under|to the care of) {who}][ {when}]", "{who} (tends|looks after) colony {row}[ {when}]", "(let|have) {who} tend colony {row}"),
     tool("BRTH7", "vessel:title=vx pier:few=sl when:when=tq",
          "(moor|berth) {vessel} at quay {pier}[ {when}]", "quay {pier} (goes to|is for) {vessel}[ {when}]", "{vessel} (berths|docks|moors) {when}[ at quay {pier}]"),
     tool("kf_prog", "glaze:colour=g0 heat:number=g1 piece:phrase=g2",
@@ -26,3 +29,41 @@ MARKS = frozenset(
     "colony apiary quay moor berth kiln glaze fossil stratum unearthed weave woven loom cask acidity decant".split()  # noqa: SIM905
 )
 """Words of these domains, none of which pre-training text may contain."""
+
+TRAITS = "silver golden old northern quiet bright broken winter early lucky iron little western salty green".split()  # noqa: SIM905
+THINGS = "bowl plate heron star river lantern scarf blanket shell tooth curtain harbour arrow garden jug".split()  # noqa: SIM905
+COLOURS = ("red", "blue", "green", "yellow", "black", "white", "grey", "purple", "dark blue", "pale yellow")
+WHEN = (
+    "today",
+    "tomorrow",
+    "tomorrow morning",
+    "on Monday",
+    "on Friday",
+    "next week",
+    "this evening",
+    "at noon",
+    "in May",
+    "at 5 pm",
+)
+
+
+def plain(kind: str, rng: random.Random) -> str:
+    """A value as the people of one house would say it: ordinary words, where pre-training also invents them."""
+    match kind:
+        case "person":
+            return f"{rng.choice(GIVEN)} {rng.choice(FAMILY)}"
+        case "title":
+            return f"{rng.choice(TRAITS)} {rng.choice(THINGS)}".title()
+        case "phrase":
+            return f"{rng.choice(TRAITS)} {rng.choice(THINGS)}"
+        case "colour":
+            return rng.choice(COLOURS)
+        case "when" | "date":
+            return rng.choice(WHEN)
+        case "code":
+            return f"{rng.choice('ABKR')}{rng.randint(10, 99)}"
+        case "few":
+            return str(rng.randint(1, 20))
+        case "number":
+            return str(10 * rng.randint(60, 130))
+    raise AssertionError(f"no plain value for {kind!r}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,8 +87,8 @@ def typo(text: str, rng: random.Random) -> str:
     return text[:at] + text[at + 1 :] if rng.random() < 0.5 else text[:at] + text[at : at + 2][::-1] + text[at + 2 :]
 
 
-def ask(offered: Offer, rng: random.Random) -> Request:
-    """One request for a tool. Every argument is a substring of the text."""
+def ask(offered: Offer, rng: random.Random, make: Callable[[str, random.Random], str] = make) -> Request:
+    """One request for a tool, with values from `make`. Every argument is a substring of the text."""
     pieces = expand(rng.choice(offered.tool.patterns), rng)
     kinds = {p.slot: p.kind for p in offered.tool.params}
     values: dict[str, str] = {}
