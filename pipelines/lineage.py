@@ -38,7 +38,7 @@ def describe(settings: Settings, version: str) -> dict[str, Any]:
 
 
 def _history(state: Path, version: Version) -> list[dict[str, float]]:
-    """Loss and speed of the training that made a version, as its cycle's step kept them; empty once that was deleted."""
+    """Loss and speed of the training that made a version, as its cycle kept them; empty once that was deleted."""
     if version.lineage is None:
         return []
     try:

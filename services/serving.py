@@ -63,6 +63,9 @@ class ServingSettings(Strict):
     """Key-value cache of the CPU engine."""
     tool_parser: str = "hermes"
     """vLLM's parser for the model's tool calls (`hermes`: the seed model, Qwen; `llama3_json`, `mistral`, ...)."""
+    tool_strictness: Literal["auto", "function", "parameter"] = "auto"
+    """What vLLM enforces of tool calls beyond what a request asks for with `tool_choice` and `strict`: the form and the
+    names (`function`), the arguments too (`parameter`)."""
     max_model_len: int | None = None
     """Longest prompt and answer together, tokens; default: the model's."""
     max_loras: int = Field(4, ge=0)
@@ -126,6 +129,7 @@ def llm_config(settings: ServingSettings, source: str, gpu: bool) -> LLMConfig:
     engine: dict[str, Any] = {
         "enable_auto_tool_choice": True,
         "tool_call_parser": settings.tool_parser,
+        "tool_strict_level": settings.tool_strictness,
         "enable_prefix_caching": True,
         "scheduling_policy": "priority",  # evaluation waits behind live traffic
         "disable_fastapi_docs": True,
@@ -178,9 +182,10 @@ class Gateway(LLMServer):
         self._source = source
         self._proven = False
         self._tasks: list[asyncio.Task[None]] = []
-        if isinstance(llm_config.accelerator_config, CPUConfig):
-            from services.engine import OneProcessEngine
+        from services.engine import OneProcessEngine, use_tight_json
 
+        use_tight_json(self._settings.tool_parser)
+        if isinstance(llm_config.accelerator_config, CPUConfig):
             kwargs.setdefault("engine_cls", OneProcessEngine)
         await super().__init__(llm_config, **kwargs)
 
