@@ -13,10 +13,10 @@ demo: $(stamp)
 	.venv/bin/trivium demo $(if $(TRAFFIC),--traffic $(TRAFFIC)) $(DEMO)
 
 test: $(stamp)
-	.venv/bin/pytest $(TESTS)
+	.venv/bin/pytest -m "not unproven" $(TESTS)
 
 test-fast: $(stamp)
-	.venv/bin/pytest -m "not ray" $(TESTS)
+	.venv/bin/pytest -m "not ray and not unproven" $(TESTS)
 
 bench: $(stamp)
 	.venv/bin/python -m benchmarks.$(or $(NAME),serving) $(BENCH)

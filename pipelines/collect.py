@@ -55,7 +55,9 @@ def _collect(table_uri: str, version: int, alias: str, window: WindowSettings, o
     import ray
     from ray.data.expressions import col
 
-    table = ray.data.read_delta(table_uri, version=version, columns=["kind", "request_id", "time", "alias", "body"])
+    columns = ["kind", "request_id", "time", "alias", "body"]
+    blocks = _blocks(table_uri, version)
+    table = ray.data.read_delta(table_uri, version=version, columns=columns, override_num_blocks=blocks)
     blocks = ray.get(table.filter(expr=col("kind") == "feedback").select_columns(["body"]).to_arrow_refs())
     # A block without rows has no columns either.
     bodies = (body for block in blocks if block.num_rows for body in block.column("body").to_pylist())
@@ -114,6 +116,14 @@ def _table_id(table_uri: str, version: int) -> str:
     from deltalake import DeltaTable
 
     return str(DeltaTable(table_uri, version=version).metadata().id)
+
+
+def _blocks(table_uri: str, version: int) -> int | None:
+    """Few blocks for a small table, where each costs more than its rows do; Ray's own choice for a large one."""
+    from deltalake import DeltaTable
+
+    rows = DeltaTable(table_uri, version=version).to_pyarrow_dataset().count_rows()
+    return 1 + rows // 10_000 if rows < 1_000_000 else None
 
 
 def _count(table_uri: str, version: int, alias: str, since: float) -> int:

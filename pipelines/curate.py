@@ -16,7 +16,7 @@ import numpy as np
 
 from cluster.records import Record
 from pipelines import holdout
-from pipelines.artifacts import Dataset, Row, Snapshot, read_rows
+from pipelines.artifacts import Dataset, Row, Snapshot
 from pipelines.duplicates import Index, Shingles, common, signature
 from pipelines.recipe import CurationSettings
 from pipelines.replay import replay, source_of
@@ -70,8 +70,7 @@ def _curate(state: Path, alias: str, snapshot: Snapshot, settings: CurationSetti
         rows = [prepare(row["body"], row["feedback"], settings, common_words) for row in batch.to_pylist()]
         return pa.Table.from_pylist(rows, _prepared_schema())
 
-    blocks = min(64, 1 + snapshot.rows // 1_000)
-    prepared = ray.data.read_parquet(str(snapshot.path), override_num_blocks=blocks, file_extensions=["parquet"])
+    prepared = ray.data.read_parquet(str(snapshot.path), file_extensions=["parquet"])
     prepared = prepared.map_batches(work, batch_format="pyarrow", batch_size=None).materialize()
 
     table = _rows(prepared.select_columns(list(LIGHT)))
@@ -240,7 +239,12 @@ def _write(path: Path, rows: list[dict[str, Any]]) -> None:
 
 def _digest(folder: Path) -> str:
     """Over all rows of both parts; the same for any order of rows and any number of files."""
-    return digest([sorted(digest(vars(row)) for row in read_rows(folder / part)) for part in ("train", "holdout")])
+    import pyarrow.parquet as parquet
+
+    parts = [sorted((folder / part).glob("*.parquet")) for part in ("train", "holdout")]
+    return digest(
+        [sorted(digest(row) for file in files for row in parquet.read_table(file).to_pylist()) for files in parts]
+    )
 
 
 def _plain(content: Any) -> Any:

@@ -201,9 +201,9 @@ class Run:
         durable.replace(self.folder / "run.json", self.record.model_dump_json(indent=1).encode())
 
 
-def runs(state: Path) -> list[RunRecord]:
-    """All runs, oldest first."""
-    files = sorted((state / "runs").glob("*/run.json"))
+def runs(state: Path, last: int | None = None) -> list[RunRecord]:
+    """The last runs (None: all), oldest first. Ids begin with the time, so their order is the runs'."""
+    files = sorted((state / "runs").glob("*/run.json"))[-last if last else None :]
     return sorted(
         (RunRecord.model_validate_json(file.read_text()) for file in files), key=lambda run: (run.started, run.id)
     )

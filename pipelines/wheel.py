@@ -31,6 +31,8 @@ from pipelines.steps import RunRecord, cycle_running, runs, unfinished
 logger = logging.getLogger(__name__)
 
 RETAIN_EVERY_S = 3600.0
+REMEMBERED = 50
+"""Runs that are looked at: enough to find the last that came to its end."""
 
 
 class WheelSettings(Strict):
@@ -45,8 +47,8 @@ class WheelSettings(Strict):
     min_aged: int = Field(default=64, ge=1)
     settle_s: float = Field(default=5, ge=0)
     """While feedback pours in, one cycle on all of it is better than two on halves: wait until it pauses so long ..."""
-    max_feedback: int = Field(default=20_000, ge=1)
-    """... but not beyond so many answers."""
+    settle_most_s: float = Field(default=300, ge=0)
+    """... but no longer than this once there is enough."""
     score_window: int = Field(default=200, ge=10)
     """Feedback entries over which the live score is averaged."""
     score_drop: float = Field(default=0.1, gt=0)
@@ -78,6 +80,8 @@ class WheelState:
     """Answers with feedback that no cycle has seen."""
     oldest_s: float = 0
     """Age of the oldest fresh feedback."""
+    enough_s: float = 0
+    """How long ago there was enough of it; 0 if there is not."""
     newest_s: float = float("inf")
     """Age of the newest feedback."""
     recent_score: float | None = None
@@ -105,7 +109,7 @@ def decide(state: WheelState, settings: WheelSettings) -> Start | Wait:
         return Wait(f"the last cycle failed; trying again in {pause_s - state.ended_s:.0f} s")
     if state.unfinished:
         return Start(f"run {state.unfinished} was not finished")
-    if state.newest_s < settings.settle_s and state.fresh < settings.max_feedback:
+    if state.newest_s < settings.settle_s and state.enough_s < settings.settle_most_s:
         return Wait(f"feedback is coming in, {state.fresh} so far")
     if state.fresh >= settings.min_feedback:
         return Start(f"{state.fresh} answers with fresh feedback")
@@ -132,6 +136,7 @@ def ages(found: Fresh, last: list[RunRecord], touched: float, now: float) -> dic
         "ended_s": now - touched if failed else float("inf"),
         "fresh": found.count,
         "oldest_s": now - found.oldest if found.oldest else 0.0,
+        "enough_s": now - found.enough if found.enough else 0.0,
         "newest_s": now - found.newest if found.newest else float("inf"),
         "recent_score": found.recent_score,
         "earlier_score": found.earlier_score,
@@ -160,6 +165,7 @@ class Wheel:
         """Entries came in since the last look; the table, which is behind, does not show them yet."""
         self._compacted = self._retained = 0.0
         self._fresh: tuple[tuple[int | None, float], Fresh] | None = None
+        self._jobs: Jobs | None = None
         self._job: str | None = None
         self._broken: tuple[int, float] = (0, 0.0)
         """Jobs that died before they had begun a run, and when the last one did."""
@@ -170,7 +176,7 @@ class Wheel:
     @api.get("/")
     def show(self) -> dict[str, Any]:
         """The switch, why it waits or turns, and the last run's record."""
-        last = runs(self._state)[-1:]
+        last = runs(self._state, 1)
         seen = self._seen
         return {
             "on": self._on(),
@@ -219,8 +225,10 @@ class Wheel:
     def _look(self) -> None:
         """Compact, look, decide, act: one round."""
         self._tidy()
-        jobs = Jobs(self._cluster)
-        self._job = self._job or jobs.current()
+        if self._jobs is None:
+            self._jobs = jobs = Jobs(self._cluster)
+            self._job = jobs.current()  # what a wheel before us started
+        jobs = self._jobs
         if self._job and jobs.status(self._job).is_terminal():
             self._ended(jobs, self._job)
         running = self._job or ("a process" if cycle_running(self._state) else None)
@@ -246,14 +254,15 @@ class Wheel:
             self._retained = now
 
     def _observe(self, running: str | None) -> WheelState:
-        now, found = time.time(), runs(self._state)
+        now, found = time.time(), runs(self._state, REMEMBERED)
         mine = [run for run in found if run.recipe_digest == self._recipe.digest]
         pinned = [run.newest for run in found if run.alias == self._recipe.alias and run.state == "done" and run.newest]
         since = max(pinned, default=0.0)
         if self._fresh is None or self._fresh[0] != (self._table, since):
             looked = Fresh()
             if self._table is not None:
-                looked = fresh(self._log.table_uri, self._table, self._recipe.alias, since, self._settings.score_window)
+                enough, window = self._settings.min_feedback, self._settings.score_window
+                looked = fresh(self._log.table_uri, self._table, self._recipe.alias, since, enough, window)
             self._fresh = (self._table, since), looked
         touched = os.stat(self._state / "runs" / mine[-1].id / "run.json").st_mtime if mine else 0.0
         seen = ages(self._fresh[1], mine, touched, now)
@@ -265,7 +274,7 @@ class Wheel:
         return WheelState(on=self._on(), running=running, **seen)
 
     def _ended(self, jobs: Jobs, job: str) -> None:
-        begun = any(run.job == job for run in runs(self._state))
+        begun = any(run.job == job for run in runs(self._state, REMEMBERED))
         self._broken = (0, 0.0) if begun else (self._broken[0] + 1, time.time())
         if not begun:
             logger.error("cycle %s ended before it began: %s", job, jobs.message(job))

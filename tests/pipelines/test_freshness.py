@@ -14,10 +14,10 @@ def test_only_feedback_on_the_aliass_answers_since_then_counts(tmp_path: Path) -
     log = write(tmp_path, entries)
     version = log.compact().table_version
     assert version is not None
-    found = fresh(log.table_uri, version, "assistant", since=START + 1.5, window=10)
-    assert (found.count, found.oldest, found.newest) == (2, START + 2.5, START + 9)
+    found = fresh(log.table_uri, version, "assistant", since=START + 1.5, enough=2, window=10)
+    assert (found.count, found.oldest, found.enough, found.newest) == (2, START + 2.5, START + 4.5, START + 9)
     assert found.recent_score is None
-    assert fresh(log.table_uri, version, "nobody", since=0, window=10) == Fresh()
+    assert fresh(log.table_uri, version, "nobody", since=0, enough=2, window=10) == Fresh()
 
 
 def test_the_live_score_is_compared_with_the_one_before(tmp_path: Path) -> None:
@@ -26,5 +26,5 @@ def test_the_live_score_is_compared_with_the_one_before(tmp_path: Path) -> None:
     log = write(tmp_path, entries)
     version = log.compact().table_version
     assert version is not None
-    found = fresh(log.table_uri, version, "assistant", since=START + 1000, window=10)
+    found = fresh(log.table_uri, version, "assistant", since=START + 1000, enough=2, window=10)
     assert (found.count, found.earlier_score, found.recent_score) == (0, 1.0, 0.5)

@@ -22,7 +22,7 @@ from pipelines.steps import Run
 from pipelines.train import Job, fit, train
 from tests.pipelines.deployment import serve
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.unproven]
 
 WORDS = ["rome", "oslo", "jazz", "rock", "noon", "five", "blue", "train"]
 TOOLS = [

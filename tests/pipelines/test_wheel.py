@@ -9,7 +9,7 @@ from pipelines.steps import RunRecord
 from pipelines.wheel import Start, Wait, WheelSettings, WheelState, ages, decide
 
 SETTINGS = WheelSettings(
-    min_feedback=100, min_aged=10, max_age_s=3600, settle_s=5, max_feedback=500, score_drop=0.1, retry_s=30
+    min_feedback=100, min_aged=10, max_age_s=3600, settle_s=5, settle_most_s=60, score_drop=0.1, retry_s=30
 )
 HOUR_S = 3600.0
 
@@ -27,7 +27,8 @@ HOUR_S = 3600.0
         ({"running": "job-1", "unfinished": "r"}, Wait("a cycle is running (job-1)")),
         # While feedback pours in it waits, but not for ever.
         ({"fresh": 100, "newest_s": 4}, Wait("feedback is coming in, 100 so far")),
-        ({"fresh": 500, "newest_s": 0}, Start("500 answers with fresh feedback")),
+        ({"fresh": 100, "newest_s": 4, "enough_s": 59}, Wait("feedback is coming in, 100 so far")),
+        ({"fresh": 500, "newest_s": 0, "enough_s": 60}, Start("500 answers with fresh feedback")),
         # Little but old.
         (
             {"fresh": 10, "oldest_s": HOUR_S, "newest_s": 60},
