@@ -89,7 +89,7 @@ class TrainingSettings(Strict):
     """Passes over the training rows."""
     max_steps: int | None = Field(default=None, ge=1)
     """Optimizer steps at most, whatever `epochs` would give."""
-    max_seconds: float | None = Field(default=150, gt=0)
+    max_seconds: float | None = Field(default=75, gt=0)
     """Time for the steps at most, start-up aside. The schedule follows what runs out first, steps or time, so the
     learning rate is zero at the end either way."""
     batch_tokens: int = Field(default=1024, ge=1)

@@ -201,7 +201,7 @@ class Gateway(LLMServer):
         here, settings = Settings.from_environment(), self._settings
         default = Alias(settings.alias, settings.name, f"{settings.alias}@0") if settings.alias else None
         self._desired = Desired(here.state, default)
-        shelf = Shelf(here.state / "models")
+        self._shelf = shelf = Shelf(here.state / "models")
         self._adapters = Adapters(
             VllmAdapters(engine, shelf, self._source, settings.max_lora_rank), settings.most_adapters
         )
@@ -237,7 +237,8 @@ class Gateway(LLMServer):
         await asyncio.to_thread(self._desired.refresh)
         rollout, base = self._desired.rollout, self._settings.name
         if self._settings.max_loras:
-            await self._adapters.want([v for v in rollout.wanted(base) if not v.endswith("@0")])
+            wanted = [v for v in rollout.wanted(base) if not v.endswith("@0") and not self._shelf.is_full(v)]
+            await self._adapters.want(wanted)
         weights = [f"{alias.name}@0" for alias in rollout.aliases.values() if alias.base == base]
         return {
             "replica": self._replica,

@@ -50,8 +50,7 @@ def toolset(rng: random.Random, drills: float) -> list[Offer]:
     else:
         count = rng.choice((1, 2, 3, 4, 5, 6, 7, 8))
         own = count if pick > drills + 0.25 * (1 - drills) else rng.randint(0, count // 2)
-        favourites = EVERYDAY[:7] if rng.random() < 0.5 else EVERYDAY
-        tools = rng.sample(favourites, min(own, len(favourites))) + [composed(rng) for _ in range(max(count - own, 0))]
+        tools = rng.sample(EVERYDAY, own) + [composed(rng) for _ in range(count - own)]
     offers = {o.name: o for o in (offer(t, style, rng) for t in tools)}
     shuffled = list(offers.values())
     rng.shuffle(shuffled)

@@ -201,7 +201,6 @@ SCHEMA = [
     "file",
     "folder",
     "path",
-    "entity",
     "relation",
     "condition",
     "temperature",
@@ -272,9 +271,7 @@ SCHEMA = [
     "loan",
     "source",
     "target",
-    "creative",
     "work",
-    "screening",
     "event",
     "rate",
     "reminder",
@@ -361,9 +358,9 @@ money dollar dollars euro euros pound pounds cent cents point points star stars 
 kilometers foot inch inches gram grams kilo kilos liter liters pound ounce red blue green yellow black white brown grey gray pink purple
 violet crimson scarlet amber golden ivory indigo teal turquoise maroon beige jazz rock pop blues folk metal punk soul funk disco techno
 house reggae classical opera country rap hip hop indie electronic ambient acoustic latin gospel grunge comedy drama horror thriller romance
-fantasy mystery western animated documentary biography science fiction adventure cartoon novel poem essay saga trilogy sequel textbook
+fantasy mystery western animated documentary biography science fiction adventure cartoon novel poem essay trilogy sequel textbook
 magazine painting photograph album soundtrack tune tunes melody ballad symphony concerto anthem hit hits top popular newest latest greatest
-recent favorite favourite highly rated chronicle edition volume collection gallery trailer
+recent favorite favourite highly rated edition volume collection gallery
 sunny rainy cloudy windy snowy foggy stormy humid freezing chilly hotter colder warmer blizzard hail thunder fog drizzle sleet overcast
 italian french chinese japanese indian thai greek turkish spanish mexican korean vietnamese german russian polish american british irish
 african persian lebanese moroccan ethiopian brazilian peruvian cuban caribbean swedish danish dutch belgian portuguese hungarian
@@ -375,8 +372,8 @@ finish cancel confirm approve reject book reserve rent hire buy sell order pay c
 check verify test measure count calculate convert translate explain describe compare choose select pick filter sort rank rate review mark
 score grade give award assign attach link connect join invite remind schedule plan arrange organize prepare cook bake clean wash fix repair
 replace move copy rename transfer exchange swap log record note register enter fill submit file report show display list view
-minutes schedule times showing shows shown airing running screening neighborhood neighbourhood area vicinity distance walking local
-current previous upcoming next last following entire series saga installment
+minutes schedule times showing shows shown airing running neighborhood neighbourhood area vicinity distance walking local
+current previous upcoming next last following entire series
 out of called named entitled from by with using featuring onto into include put insert throw
 forecast temperature degrees weather climate outlook expected going happening
 available possible important special public private local national global daily weekly monthly yearly annual general final total

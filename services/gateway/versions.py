@@ -109,6 +109,12 @@ class Shelf:
             self._known[name, number] = Version.model_validate_json(text)
         return self._known[name, number]
 
+    def is_full(self, version: str) -> bool:
+        """Whether the version is known to be whole weights, which no engine of another model can load."""
+        name, _, number = version.rpartition("@")
+        found = self.find(name, int(number))
+        return found is not None and found.form == "full"
+
     def folder(self, name: str, number: int) -> Path:
         return self.root / name / str(number)
 

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import threading
-import time
 from pathlib import Path
 
 import psutil
@@ -42,7 +41,9 @@ CHATML = """{%- if tools %}<|im_start|>system
 </tool_call>{% endfor %}<|im_end|>
 {% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
 {% endif %}"""
-QUICK = TrainingSettings(rank=8, alpha=16, learning_rate=1e-2, epochs=4, batch_tokens=600, pack_tokens=300)
+QUICK = TrainingSettings(
+    rank=8, alpha=16, learning_rate=1e-2, epochs=4, batch_tokens=600, pack_tokens=300, max_seconds=None
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -97,6 +98,8 @@ def models(tmp_path_factory) -> dict[str, Path]:
         "num_hidden_layers": 2,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
+        # The head stays as it is under LoRA: with the usual 0.02 no logits of such a narrow model could be sure.
+        "initializer_range": 0.1,
     }
     made = {}
     torch.manual_seed(0)
@@ -177,19 +180,23 @@ def test_training_that_was_killed_goes_on_from_its_checkpoint(dataset, models, t
 
     monkeypatch.setattr(module, "ATTEMPTS", 1)
     work = tmp_path / "work"
-    settings = QUICK.model_copy(update={"epochs": 60.0, "checkpoint_every_s": 0.2})
-    killer = threading.Thread(target=kill_when, args=(lambda: len(list(work.glob("checkpoint_*"))) >= 2,))
+    settings = QUICK.model_copy(update={"epochs": 20.0, "checkpoint_every_s": 0.2})
+    ended = threading.Event()
+    two_checkpoints = lambda: len(list(work.glob("checkpoint_*/spent.json"))) >= 2  # noqa: E731
+    killer = threading.Thread(target=kill_worker_when, args=(two_checkpoints, ended))
     killer.start()
     with pytest.raises(TrainingFailedError):
         fit(job(dataset, models["llama"], settings), work, tmp_path)
+    ended.set()
     killer.join()
-    newest = json.loads((max(work.glob("checkpoint_*/spent.json"), key=os.path.getmtime)).read_text())
+    left = [json.loads(file.read_text()) for file in work.glob("checkpoint_*/spent.json")]
 
     outcome = fit(job(dataset, models["llama"], settings), work, tmp_path)
-    assert outcome.history[: len(newest["history"])] == newest["history"]
+    # The newest folder may be one that Ray Train had not yet noted when its worker died.
+    assert any(outcome.history[: len(one["history"])] == one["history"] for one in left)
+    assert outcome.metrics["train_seconds"] > min(one["seconds"] for one in left) > 0
     steps = [entry["step"] for entry in outcome.history]
-    assert steps == sorted(set(steps)), "no step is done twice"
-    assert outcome.metrics["train_seconds"] > newest["seconds"] > 0
+    assert steps == sorted(set(steps)), "no step is counted twice"
 
 
 def test_loss_that_runs_away_stops_with_the_cause(dataset, models, tmp_path):
@@ -217,12 +224,11 @@ def test_model_without_attention_is_trained_on_plain_rows(dataset, models):
     assert trainer.takes_packs(AutoModelForCausalLM.from_pretrained(models["llama"]), examples, 0)
 
 
-def kill_when(condition, deadline_s=300.0):
-    """SIGKILL this process's own Ray Train worker as soon as the condition holds."""
-    deadline = time.monotonic() + deadline_s
+def kill_worker_when(condition, ended: threading.Event):
+    """SIGKILL this process's own Ray Train worker as soon as the condition holds; give up when the training ended."""
     while not condition():
-        assert time.monotonic() < deadline, "the training wrote no checkpoint"
-        time.sleep(0.05)
+        if ended.wait(0.05):
+            return
     for process in psutil.Process().children(recursive=True):
         if "RayTrainWorker" in " ".join(process.cmdline()):
             os.kill(process.pid, signal.SIGKILL)
