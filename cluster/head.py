@@ -34,6 +34,8 @@ class Head:
     """Serve applications that `up` deployed, and a digest of what each was deployed as."""
     options: dict[str, Any] | None = None
     """What the last `up` was given: a later one without options keeps it."""
+    place: str | None = None
+    """Folder of its logs and sockets; None if somebody else started it."""
 
     @classmethod
     def read(cls, settings: Settings) -> Head | None:
@@ -51,7 +53,7 @@ def start(settings: Settings) -> Head:
     ports.check_free(settings)
     check_space(settings)
     place, port, mark = make_folder(settings), ports.fixed(settings), secrets.token_hex(8)
-    head = Head(mark, {})
+    head = Head(mark, {}, place=str(place))
     head.write(settings)  # first, so that `down` ends what a killed `up` leaves behind
     command = [
         *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--disable-usage-stats"),
@@ -97,8 +99,23 @@ def alive(head: Head) -> bool:
 
 
 def processes(head: Head) -> list[psutil.Process]:
-    """The processes that `start` started, and what they started."""
-    return marked(MARK, head.mark) if head.mark else []
+    """The processes that `start` started, and what they started.
+
+    A Ray agent whose raylet was killed lives on, has no parent that tells, and its title has overwritten its
+    environment; but it still writes to the head's logs.
+    """
+    if head.mark is None:
+        return []
+    found = marked(MARK, head.mark)
+    others = set(psutil.process_iter(["name"])) - set(found) if head.place else set()
+    return found + [process for process in others if _writes_below(process, f"{head.place}/")]
+
+
+def _writes_below(process: psutil.Process, folder: str) -> bool:
+    try:
+        return any(file.path.startswith(folder) for file in process.open_files())
+    except (psutil.Error, OSError):  # another user's, or just gone
+        return False
 
 
 def marked(variable: str, value: str) -> list[psutil.Process]:

@@ -57,7 +57,9 @@ def fit(job: Job) -> Outcome:
                 f"none of {len(rows)} rows has at most {settings.max_tokens} tokens; raise training.max_tokens"
             )
         model = METHODS[settings.method](job, _load(job.model))
-        plan = Plan.make(fitting, settings, takes_packs(model, fitting, pad), context.get_world_size())
+        if refusal := refuses_packs(model, fitting, pad):
+            _say(f"{refusal}: training on plain rows")
+        plan = Plan.make(fitting, settings, refusal is None, context.get_world_size())
         clock = Clock(plan.steps, settings.max_seconds)
         reporter = Reporter(clock, plan, settings, *_earlier(resume))
         trainer = Finetune(
@@ -184,28 +186,25 @@ class Reporter(TrainerCallback):
         _report(self.history[-1], folder)
 
 
-def takes_packs(model: Any, examples: list[packing.Example], pad: int) -> bool:
-    """Whether the model answers to a pack as to its rows alone. Measured, not read off a list of architectures.
+def refuses_packs(model: Any, examples: list[packing.Example], pad: int) -> str | None:
+    """Why the model does not answer to a pack as to its rows alone; None if it does.
 
-    A model whose attention ignores a 4-D mask, or that has states besides attention, mixes rows up. A sliding window
-    shorter than a row would see the wrong tokens as well. Such a model is trained on plain rows.
+    Measured, not read off a list of architectures. A model whose attention ignores a 4-D mask, or that has states
+    besides attention, mixes rows up. A sliding window shorter than a row would see the wrong tokens as well.
     """
     config = model.config.get_text_config()
     window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
     if window is not None and window < max(len(example) for example in examples):
-        return False
+        return f"the model's window of {window} tokens is shorter than a row"
     few = sorted(examples, key=len)[:4]
     try:
         together = _answers(model, packing.pack(few, 4 * len(few[-1])), True, pad)
     except (TypeError, ValueError, RuntimeError) as error:
-        _say(f"the model takes no 4-D mask ({str(error).splitlines()[0][:100]}): training on plain rows")
-        return False
+        return f"the model takes no 4-D mask ({str(error).splitlines()[0][:100]})"
     alone = _answers(model, few, False, pad)
     # bf16 noise came to 0.001 of the spread, a mask that is ignored to 0.17 and more.
     agree = bool((together - alone).abs().mean() < 0.02 * alone.std().clamp(min=1e-6))
-    if not agree:
-        _say("rows in a pack disturb each other in this model: training on plain rows")
-    return agree
+    return None if agree else "rows in a pack disturb each other in this model"
 
 
 def collate(sequences: list[Any], packed: bool, pad: int) -> dict[str, torch.Tensor]:
