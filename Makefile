@@ -13,10 +13,10 @@ demo: $(stamp)
 	.venv/bin/trivium demo $(if $(TRAFFIC),--traffic $(TRAFFIC)) $(DEMO)
 
 test: $(stamp)
-	.venv/bin/pytest -m "not unproven" $(TESTS)
+	.venv/bin/pytest $(TESTS)
 
 test-fast: $(stamp)
-	.venv/bin/pytest -m "not ray and not unproven" $(TESTS)
+	.venv/bin/pytest -m "not ray" $(TESTS)
 
 bench: $(stamp)
 	.venv/bin/python -m benchmarks.$(or $(NAME),serving) $(BENCH)

@@ -55,6 +55,13 @@ class Serve:
         answer.raise_for_status()
         return answer.json()["data"]["result"]["result"]
 
+    def unmet(self) -> bool:
+        """Whether Ray has tasks, actors or placement groups waiting that its nodes have no room for."""
+        answer = self._http.get("/api/cluster_status")
+        answer.raise_for_status()
+        load = answer.json()["data"]["clusterStatus"].get("loadMetricsReport") or {}
+        return bool(load.get("resourceDemand") or load.get("pgDemand"))
+
     def deploy(self, config: Config) -> None:
         """Make Serve's applications what `config` says. Raises `ValueError` if Serve does not take it."""
         for _ in range(3):
@@ -145,7 +152,10 @@ def wait(serve: Serve, names: set[str], say: Callable[[str], None], unplaced_s: 
             return
         for name, message in failed(details, names):
             raise ValueError(f"application {name} does not run: {message}")
+        # Serve says the same of a replica without room and of one whose process is slow to start; Ray knows better.
         waiting = dict(unplaced(details, names))
+        if waiting and not serve.unmet():
+            waiting = {}
         unplaced_since = {key: unplaced_since.get(key, time.monotonic()) for key in waiting}
         for key, since in unplaced_since.items():
             if time.monotonic() - since > unplaced_s:
@@ -179,7 +189,7 @@ def failed(details: dict[str, Any], names: set[str]) -> Iterator[tuple[str, str]
 
 
 def unplaced(details: dict[str, Any], names: set[str]) -> Iterator[tuple[str, str]]:
-    """Deployments whose replicas Ray cannot place; Serve itself only waits and warns."""
+    """Deployments whose replicas have been waiting for long; Serve itself only warns."""
     for name in sorted(names & details["applications"].keys()):
         for title, deployment in details["applications"][name]["deployments"].items():
             if "to be scheduled" in deployment["message"]:

@@ -16,7 +16,8 @@ from vllm.platforms.cpu import CpuPlatform
 
 def register() -> None:
     """Make CPU engines use `GroupedLora`; other platforms have kernels of their own."""
-    CpuPlatform.get_punica_wrapper = classmethod(lambda cls: f"{__name__}.{GroupedLora.__name__}")
+    wrapper = classmethod(lambda cls: f"{__name__}.{GroupedLora.__name__}")
+    CpuPlatform.get_punica_wrapper = wrapper  # type: ignore[method-assign, assignment]
 
 
 class GroupedLora(PunicaWrapperCPU):

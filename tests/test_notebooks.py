@@ -30,7 +30,6 @@ def test_notebook_imports_nothing_from_inside_and_carries_no_output(path: Path) 
             assert not {name.split(".")[0] for name in names} & INSIDE
 
 
-@pytest.mark.unproven
 @pytest.mark.ray
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -22,7 +22,7 @@ from cluster import head, ports
 from cluster.environment import client_environment
 from tests.conftest import Cluster
 
-pytestmark = [pytest.mark.ray, pytest.mark.unproven]
+pytestmark = pytest.mark.ray
 
 ROOT = Path(__file__).parent.parent.parent
 RAY = Path(sys.executable).parent / "ray"

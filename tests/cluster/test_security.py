@@ -23,7 +23,7 @@ from tests.conftest import Cluster
 NEEDS = "run as root, with iproute2 and nftables installed, to look at the cluster from another network namespace"
 ABLE = os.geteuid() == 0 and all(shutil.which(tool, path=os.environ["PATH"] + ":/usr/sbin") for tool in ("ip", "nft"))
 
-pytestmark = [pytest.mark.ray, pytest.mark.unproven, pytest.mark.skipif(not ABLE, reason=NEEDS)]
+pytestmark = [pytest.mark.ray, pytest.mark.skipif(not ABLE, reason=NEEDS)]
 
 GLANCE = """
 import json, socket, sys

@@ -18,7 +18,7 @@ from tests.conftest import Cluster
 from tests.e2e import tiny_qwen
 from tests.e2e.using import Load, answers, client, eventually, example, one_answer, recipe, runs, tool
 
-pytestmark = [pytest.mark.ray, pytest.mark.unproven, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(1200)]
 
 SERVE = Path(__file__).parents[2] / "services" / "serve.yaml"
 WEATHER = tool("weather", "city")

@@ -21,7 +21,7 @@ from pipelines.steps import Run
 from pipelines.train import Job, fit, train
 from tests.pipelines.deployment import serve
 
-pytestmark = [pytest.mark.ray, pytest.mark.unproven]
+pytestmark = pytest.mark.ray
 
 WORDS = ["rome", "oslo", "jazz", "rock", "noon", "five", "blue", "train"]
 TOOLS = [

@@ -17,7 +17,7 @@ from pipelines.steps import runs
 from tests.conftest import Cluster
 from tests.pipelines.logs import corrected, write
 
-pytestmark = [pytest.mark.ray, pytest.mark.unproven]
+pytestmark = pytest.mark.ray
 
 PATIENCE_S = 300
 

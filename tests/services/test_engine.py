@@ -8,7 +8,7 @@ import pytest
 
 from tests.services.tiny import make_model
 
-pytestmark = [pytest.mark.ray, pytest.mark.unproven]  # importing vLLM takes as long as the fast tests may
+pytestmark = pytest.mark.ray  # importing vLLM takes as long as the fast tests may
 
 SCHEMA = {"type": "object", "properties": {"on": {"type": "boolean"}}, "required": ["on"]}
 

@@ -24,7 +24,7 @@ from cluster.registry import Registry
 from tests.conftest import Cluster
 from tests.services.tiny import make_adapter, make_model
 
-pytestmark = [pytest.mark.ray, pytest.mark.unproven]
+pytestmark = pytest.mark.ray
 
 PAIR = "pair"
 """The second base: a tiny Llama with random weights, served by two replicas."""
