@@ -76,7 +76,7 @@ def up(settings: Settings, options: Options, say: Say) -> None:
                 say("deploying" if details["applications"] else "starting Serve")
                 serve.deploy(deploy.beside(config, details, set(ours.applications)))
                 # A head of ours never grows; where somebody else's autoscaler adds a machine, that takes minutes.
-                deploy.wait(serve, set(digests), say, unplaced_s=20 if ours.mark else 600)
+                deploy.wait(serve, set(digests), say, unplaced_s=5 if ours.mark else 600)
             replace(ours, applications=digests, options=vars(chosen)).write(settings)
         _create_aliases(settings, config)
 

@@ -18,7 +18,7 @@ import click
 )
 @click.option("--requests", type=click.IntRange(1), help="Live requests at most.  [default: 1200, with --traffic 4000]")
 @click.option(
-    "--validate", type=click.IntRange(1), default=300, show_default=True, help="Requests to measure on, at most."
+    "--validate", type=click.IntRange(1), help="Requests to measure on, at most.  [default: 300, with --traffic all]"
 )
 @click.option(
     "--cycles",
@@ -38,7 +38,13 @@ import click
     help="Where the report goes.",
 )
 def demo(
-    traffic: Path | None, feedback: str, requests: int | None, validate: int, cycles: int, patience: float, out: Path
+    traffic: Path | None,
+    feedback: str,
+    requests: int | None,
+    validate: int | None,
+    cycles: int,
+    patience: float,
+    out: Path,
 ) -> None:
     """Serve, be judged, learn, get better, be promoted; then say why.
 

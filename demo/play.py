@@ -20,6 +20,7 @@ from demo.turn import Turn, Watch
 
 ALIAS = "assistant"
 OWN_REQUESTS, GIVEN_REQUESTS = 1200, 4000
+OWN_VALIDATE = 300
 FIRST_SHARE = 0.75
 """Share of the live requests that come before the wheel's first turn; the others meet what it has learned."""
 GOOD = {"gain": 0.3, "exact_match": 0.5, "tool_accuracy": 0.92}
@@ -33,7 +34,7 @@ class Script:
     traffic: Path | None
     dilution: Dilution
     requests: int | None
-    validate: int
+    validate: int | None
     cycles: int
     patience_s: float
     out: Path
@@ -113,7 +114,7 @@ class Play:
 
     def _own_traffic(self) -> Traffic:
         """Requests from the project's own generator, for tools that the seed model has not met."""
-        folder, sizes = self.script.out / "traffic", (self._requests, self.script.validate)
+        folder, sizes = self.script.out / "traffic", (self._requests, self.script.validate or OWN_VALIDATE)
         with self.story.chapter("traffic", "Traffic: made up for tools that the model has never met"):
             trivium("seed", "traffic", "--out", str(folder), "--train", str(sizes[0]), "--validate", str(sizes[1]))
             return traffic.read(folder)
