@@ -19,7 +19,7 @@ test-fast: $(stamp)
 	.venv/bin/pytest -m "not ray" $(TESTS)
 
 bench: $(stamp)
-	.venv/bin/python -m benchmarks.$(or $(NAME),serving) $(BENCH)
+	.venv/bin/python -m benchmarks.$(or $(NAME),log) $(BENCH)
 
 # Style, types, and whether the extra `gpu`, which no CPU machine installs, still resolves.
 check: $(stamp)
