@@ -8,6 +8,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 from benchmarks import compare
@@ -35,8 +36,8 @@ def answered() -> Record:
     )
 
 
-async def _callers(callers: int, append: Callable[[], Awaitable[None]], quantile: float) -> float:
-    """The quantile of one append's milliseconds, with so many callers that each wait for their own."""
+def milliseconds(callers: int, append: Callable[[], Awaitable[None]], quantile: float) -> float:
+    """The quantile of one append's time, with so many callers that each wait for their own."""
     took: list[float] = []
 
     async def call() -> None:
@@ -45,7 +46,10 @@ async def _callers(callers: int, append: Callable[[], Awaitable[None]], quantile
             await append()
             took.append(1000 * (time.perf_counter() - began))
 
-    await asyncio.gather(*(call() for _ in range(callers)))
+    async def together() -> None:
+        await asyncio.gather(*(call() for _ in range(callers)))
+
+    asyncio.run(together())
     return statistics.quantiles(took, n=100)[round(100 * quantile) - 1]
 
 
@@ -64,11 +68,9 @@ def main() -> None:
 
         for callers in (1, 16):
             for quantile in (0.5, 0.99):
-                compare(
-                    f"append, {callers} callers, p{100 * quantile:.0f}, ms",
-                    lambda c=callers, q=quantile: asyncio.run(_callers(c, lambda: writer.append(record), q)),
-                    lambda c=callers, q=quantile: asyncio.run(_callers(c, beside, q)),
-                )
+                title = f"append, {callers} callers, p{100 * quantile:.0f}, ms"
+                ours = partial(milliseconds, callers, partial(writer.append, record), quantile)
+                compare(title, ours, partial(milliseconds, callers, beside, quantile))
         writer.close()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 
 import torch
 from vllm.lora.layers import LoRAMapping
@@ -37,9 +38,7 @@ def main() -> None:
         ("8 tokens, two adapters, ms", (1, 2) * 4),
         ("256 tokens (a prefill), one adapter, ms", (1,) * 256),
     ):
-        compare(
-            title, lambda t=adapters: milliseconds(GroupedLora, t), lambda t=adapters: milliseconds(PunicaWrapperCPU, t)
-        )
+        compare(title, partial(milliseconds, GroupedLora, adapters), partial(milliseconds, PunicaWrapperCPU, adapters))
 
 
 if __name__ == "__main__":

@@ -49,9 +49,9 @@ class Adapters:
         for version in versions:
             try:
                 await self._ensure(version)
-            except ValueError as error:
-                errors[version] = str(error)
-                logger.error("version %s cannot be loaded: %s", version, error)
+            except Exception as error:  # whatever it is: who waits for this replica must hear why it does not follow
+                errors[version] = str(error) or repr(error)
+                logger.exception("version %s cannot be loaded", version)
         self.errors = errors
         await self._make_room(0)
 

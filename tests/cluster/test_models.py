@@ -24,6 +24,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
         num_hidden_layers=2,
         num_attention_heads=2,
         num_key_value_heads=1,
+        attention_bias=True,  # as Qwen has: a module then owns a vector beside its matrix
     )
     LlamaForCausalLM(config).save_pretrained(folder)
     (folder / "tokenizer.json").write_text("{}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 
@@ -38,9 +37,4 @@ def test_short_rebuild_follows_the_recorded_curve(tmp_path):
     assert [point["step"] for point in again] == [10, 20, 30]
     for new, old in zip(again, recorded, strict=False):
         assert new["loss"] == pytest.approx(old["loss"], rel=TOLERANCE)
-    # The shipped tokenizer was learnt just before one parameter of the corpus got another name (`time_span`).
-    assert len(vocabulary(out) ^ vocabulary(WEIGHTS)) <= 4
-
-
-def vocabulary(folder: Path) -> set[str]:
-    return set(json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"])
+    assert (out / "tokenizer.json").read_bytes() == (WEIGHTS / "tokenizer.json").read_bytes()
