@@ -102,7 +102,8 @@ def _check_shapes(folder: Path, adapter: dict[str, Shape], base: Path) -> None:
 
 
 def _weight(weights: dict[str, Shape], module: str) -> Shape | None:
-    """The shape of a module's weight, not of its bias. Files may have other prefixes than modules, and tied or packed weights."""
+    """The shape of a module's weight, not of its bias. Files may have other prefixes than modules, and tied or packed
+    weights."""
     tail = ".".join(module.split(".")[-4:])  # layers.0.self_attn.q_proj
     names = [module, tail, *(["embed_tokens"] if module == "lm_head" else [])]
     for name, shape in weights.items():
