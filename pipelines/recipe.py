@@ -43,7 +43,7 @@ class HoldoutSettings(Strict):
 class ReplaySettings(Strict):
     """Rows that keep the model from forgetting what it could before."""
 
-    share: float = Field(default=0.25, ge=0, lt=1)
+    share: float = Field(default=0.1, ge=0, lt=1)
     """Share of the training rows, at most; 0 for none."""
     source: str | None = None
     """`seed`: the seed model's own generator; `earlier`: rows of the champion's dataset that the window no longer
