@@ -125,8 +125,8 @@ def test_a_whole_cycle_turns_on_qwen(two: Cluster, tmp_path: Path) -> None:
         curation={"near_duplicate": 1, "min_rows": 16},
         training={"epochs": 60, "learning_rate": 0.01, "rank": 16},
         evaluation={"max_tokens": 64},
-        # Random weights are not sure of every brace after 60 epochs: of twelve answers three and four were no JSON.
-        gate={"min_rows": 8, "well_formed": 0.3},
+        # Random weights are not sure of every brace yet: once, three of twelve answers were no JSON.
+        gate={"min_rows": 8, "well_formed": 0.5},
     )
     two.trivium("cycle", "--recipe", str(file))
     run = runs(two)[-1]
