@@ -2,8 +2,8 @@
 
 A prompt is mostly its tools; rows that offer the same tools share that prefix. A pack holds the prefix once and the
 rows behind it: a row attends to the prefix and to itself, and its positions go on from the prefix, so that loss and
-gradients are those of the rows by themselves, at a third to a fifth of the tokens. The mask is causal attention over a
-tree of depth two, as in "Hydragen" (Juravsky et al., 2024) for decoding, here for training.
+gradients are those of the rows by themselves, at a third to a fifth of the tokens: causal attention over a tree of
+depth two (`attention`).
 
 Shapes: B packs, T tokens of a pack.
 """
@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedTokenizerBase
 
 IGNORE = -100
@@ -111,8 +110,7 @@ def families(examples: Sequence[Example]) -> list[tuple[int, list[int]]]:
     """(length of the shared prefix, indices) of rows worth packing together, in order of first appearance.
 
     In sorted order rows of one toolset are neighbours; one joins a family while sharing saves tokens and covers at
-    least
-    half of its prompt. Every row keeps one prompt token of its own, whose output predicts the first answer token.
+    least half of its prompt. Every row keeps one prompt token of its own, whose output predicts the first answer token.
     """
     found: list[tuple[int, list[int]]] = []
     for index in sorted(range(len(examples)), key=lambda i: examples[i].prompt_ids):
@@ -163,26 +161,24 @@ def fitting(examples: Sequence[Example], max_tokens: int) -> tuple[list[Example]
     return kept, len(examples) - len(kept)
 
 
-def collate(packs: Sequence[Pack], pad_token_id: int, pad_to: int | None = None) -> dict[str, torch.Tensor]:
-    """Tensors for any Hugging Face causal model with `attn_implementation="sdpa"` or `"eager"`-compatible bool masks.
+def collate(packs: Sequence[Pack], pad_token_id: int) -> dict[str, Any]:
+    """Arguments for any Hugging Face causal model whose `attn_implementation` is `attention.NAME`.
 
-    Returns `input_ids`, `position_ids`, `labels` (B, T; labels unshifted, as the models shift them) and a bool
-    `attention_mask` (B, 1, T, T), True where attention may look.
+    Returns `input_ids`, `position_ids`, `labels` (B, T; labels unshifted, as the models shift them) and the `layout`
+    of who may attend to whom.
     """
     import torch
 
-    length = max(pad_to or 0, *(len(p) for p in packs))
+    from pipelines.attention import layout
+
+    length = max(len(p) for p in packs)
 
     def grid(name: str, fill: int) -> torch.Tensor:
         return torch.tensor([getattr(p, name) + [fill] * (length - len(p)) for p in packs])
 
-    group, row = grid("group", -1), grid("row", 0)
-    same_group = group[:, :, None] == group[:, None, :]
-    same_row = (row[:, None, :] == 0) | (row[:, :, None] == row[:, None, :])
-    causal = torch.ones(length, length, dtype=torch.bool).tril()
     return {
         "input_ids": grid("input_ids", pad_token_id),
         "position_ids": grid("position_ids", 0),
         "labels": grid("labels", IGNORE),
-        "attention_mask": (same_group & same_row & causal)[:, None],
+        "layout": layout(packs, length),
     }

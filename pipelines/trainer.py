@@ -11,6 +11,7 @@ import json
 import os
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,14 @@ import ray.train
 import torch
 import torch.distributed as distributed
 import torch.nn.functional as F
+from accelerate.utils import send_to_device
 from datasets import Dataset
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from ray.train import Checkpoint
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
-from pipelines import packing
+from pipelines import attention, packing
 from pipelines.artifacts import read_rows
 from pipelines.recipe import TrainingSettings
 from pipelines.schedule import Clock, Plan
@@ -57,7 +59,7 @@ def fit(job: Job) -> Outcome:
                 f"none of {len(rows)} rows has at most {settings.max_tokens} tokens; raise training.max_tokens"
             )
         model = METHODS[settings.method](job, _load(job.model))
-        if refusal := refuses_packs(model, fitting, pad):
+        if refusal := take_packs(model, fitting, pad):
             _say(f"{refusal}: training on plain rows")
         plan = Plan.make(fitting, settings, refusal is None, context.get_world_size())
         clock = Clock(plan.steps, settings.max_seconds)
@@ -186,10 +188,10 @@ class Reporter(TrainerCallback):
         _report(self.history[-1], folder)
 
 
-def refuses_packs(model: Any, examples: list[packing.Example], pad: int) -> str | None:
-    """Why the model does not answer to a pack as to its rows alone; None if it does.
+def take_packs(model: Any, examples: list[packing.Example], pad: int) -> str | None:
+    """Switch the model to attention over packs; or say why it has to have plain rows, and leave it as it was.
 
-    Measured, not read off a list of architectures. A model whose attention ignores a 4-D mask, or that has states
+    Measured, not read off a list of architectures. A model that computes its attention by itself, or that has states
     besides attention, mixes rows up. A sliding window shorter than a row would see the wrong tokens as well.
     """
     config = model.config.get_text_config()
@@ -197,18 +199,33 @@ def refuses_packs(model: Any, examples: list[packing.Example], pad: int) -> str 
     if window is not None and window < max(len(example) for example in examples):
         return f"the model's window of {window} tokens is shorter than a row"
     few = sorted(examples, key=len)[:4]
+    together = packing.pack(few, 4 * len(few[-1]))[0]
+    usual, alone = config._attn_implementation, _answers(model, few, False, pad)
+    close = 0.02 * alone.std().clamp(min=1e-6)  # bf16 noise came to 0.01 of the spread, a mask that is ignored to 0.17
     try:
-        together = _answers(model, packing.pack(few, 4 * len(few[-1])), True, pad)
+        model.set_attn_implementation(attention.NAME)
+        others, disturbed = (_answers(model, [p], True, pad) for p in _disturb(together))
+        if (_answers(model, [together], True, pad) - alone).abs().mean() < close and torch.equal(others, disturbed):
+            return None
+        refusal = "rows in a pack disturb each other in this model"
     except (TypeError, ValueError, RuntimeError) as error:
-        return f"the model takes no 4-D mask ({str(error).splitlines()[0][:100]})"
-    alone = _answers(model, few, False, pad)
-    # bf16 noise came to 0.001 of the spread, a mask that is ignored to 0.17 and more.
-    agree = bool((together - alone).abs().mean() < 0.02 * alone.std().clamp(min=1e-6))
-    return None if agree else "rows in a pack disturb each other in this model"
+        refusal = f"the model takes no packs ({str(error).splitlines()[0][:100]})"
+    model.set_attn_implementation(usual)
+    return refusal
 
 
-def collate(sequences: list[Any], packed: bool, pad: int) -> dict[str, torch.Tensor]:
-    """Tensors of a micro-batch: packs with a 4-D mask and positions, or rows with a plain 2-D mask."""
+def _disturb(pack: packing.Pack) -> tuple[packing.Pack, packing.Pack]:
+    """The pack without the labels of its first row, and the same with that row's tokens in reverse: a state that runs
+    through the pack, however faint, tells the other rows."""
+    first = [at for at, row in enumerate(zip(pack.group, pack.row, strict=True)) if row == (pack.group[0], 1)]
+    labels, ids = list(pack.labels), list(pack.input_ids)
+    for at, opposite in zip(first, reversed(first), strict=True):
+        labels[at], ids[at] = packing.IGNORE, pack.input_ids[opposite]
+    return replace(pack, labels=labels), replace(pack, labels=labels, input_ids=ids)
+
+
+def collate(sequences: list[Any], packed: bool, pad: int) -> dict[str, Any]:
+    """Arguments of a micro-batch: packs with their layout, or rows with a plain mask."""
     if packed:
         return packing.collate(sequences, pad)
     T = max(len(example) for example in sequences)
@@ -229,7 +246,7 @@ def _answers(model: Any, sequences: list[Any], packed: bool, pad: int) -> torch.
     """Log probabilities of all answer tokens, in an order that does not depend on that of the rows."""
     scored: list[tuple[int, float]] = []
     for sequence in sequences:
-        batch = {name: value.to(model.device) for name, value in collate([sequence], packed, pad).items()}
+        batch = send_to_device(collate([sequence], packed, pad), model.device)
         labels_T = batch.pop("labels")[0, 1:]
         with torch.no_grad():
             logits_TV = model(**batch, use_cache=False).logits[0, :-1].float()

@@ -75,13 +75,14 @@ def encode_scene(tokenizer: PreTrainedTokenizerBase, scene: Scene) -> list[Examp
 
 def batches(
     tokenizer: PreTrainedTokenizerBase, recipe: Recipe, first: int = 0, rank: int = 0, world: int = 1
-) -> Iterator[dict[str, Any]]:
-    """One collated batch a step, from step `first` on; a worker takes every `world`-th scene."""
+) -> Iterator[list[dict[str, Any]]]:
+    """The micro-batches of each step, from step `first` on; a worker takes every `world`-th scene."""
     stream = scenes(recipe.seed, first * recipe.scenes_per_step, recipe.early_scenes)
     while True:
         mine = list(islice(stream, recipe.scenes_per_step))[rank::world]
         examples = [e for s in mine for e in encode_scene(tokenizer, s) if len(e) <= recipe.pack_tokens]
-        yield collate(pack(examples, recipe.pack_tokens), tokenizer.pad_token_id)
+        packs = pack(examples, recipe.pack_tokens)
+        yield [collate(packs[at : at + MICRO], tokenizer.pad_token_id) for at in range(0, len(packs), MICRO)]
 
 
 def answer_loss(model: Any, batch: dict[str, Any]) -> Any:
@@ -93,8 +94,8 @@ def answer_loss(model: Any, batch: dict[str, Any]) -> Any:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         hidden = model.model(
             input_ids=batch["input_ids"],
-            attention_mask=batch["attention_mask"],
             position_ids=batch["position_ids"],
+            layout=batch["layout"],
             use_cache=False,
         )
         logits = model.lm_head(hidden.last_hidden_state[:, :-1][asked])
@@ -120,12 +121,15 @@ def train_loop(config: dict[str, Any]) -> None:
     import torch
     from transformers import AutoTokenizer
 
+    from pipelines import attention
+
     recipe, out = Recipe.model_validate(config["recipe"]), Path(config["out"])
     many = torch.distributed.is_initialized()
     rank, world = (torch.distributed.get_rank(), torch.distributed.get_world_size()) if many else (0, 1)
     torch.set_num_threads(config.get("threads") or max(1, (os.cpu_count() or 1) // world))
     tokenizer = AutoTokenizer.from_pretrained(out)
     model = build(recipe.shape, recipe.seed)
+    model.set_attn_implementation(attention.NAME)
     optimizing = optimizers(model, recipe)
     curve: list[dict[str, float]] = []
     start, spent = 0, 0.0
@@ -137,22 +141,21 @@ def train_loop(config: dict[str, Any]) -> None:
             optimizer.load_state_dict(saved)
         start, curve, spent = kept["step"], kept["curve"], kept["spent_s"]
     began, tokens, totals = time.monotonic(), 0, torch.zeros(2)
-    for step, batch in zip(range(start, config["stop"]), batches(tokenizer, recipe, start, rank, world), strict=False):
+    for step, micros in zip(range(start, config["stop"]), batches(tokenizer, recipe, start, rank, world), strict=False):
         for optimizer in optimizing:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * recipe.rate(step)
-        for at in range(0, len(batch["input_ids"]), MICRO):
-            loss = answer_loss(model, {name: tensor[at : at + MICRO] for name, tensor in batch.items()})
+        for batch in micros:
+            loss = answer_loss(model, batch)
             (loss / ANSWER_TOKENS).backward()
-            totals[0] += loss.item()
-        totals[1] += int((batch["labels"] != -100).sum())
+            totals += torch.tensor([loss.item(), (batch["labels"] != -100).sum()])
+            tokens += batch["input_ids"].numel() * world
         if many:
             reduce_gradients(model)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizing:
             optimizer.step()
             optimizer.zero_grad()
-        tokens += batch["input_ids"].numel() * world
         done = step + 1
         if done % config["report_every"] == 0 or done == config["stop"]:
             if many:

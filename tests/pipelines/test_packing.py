@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+from pipelines import attention
 from pipelines.packing import IGNORE, Example, collate, encode, fitting, pack
 from pipelines.seed.corpus import scenes
 from pipelines.seed.pretrain import WEIGHTS, encode_scene
@@ -28,7 +29,7 @@ def tokenizer():
 @pytest.fixture(scope="module")
 def tiny():
     torch.manual_seed(0)
-    return LlamaForCausalLM(
+    model = LlamaForCausalLM(
         LlamaConfig(
             vocab_size=4096,
             hidden_size=32,
@@ -38,6 +39,8 @@ def tiny():
             num_key_value_heads=1,
         )
     ).eval()
+    model.set_attn_implementation(attention.NAME)
+    return model
 
 
 def row(colour="red", arguments=None, tools=TOOLS):
@@ -51,7 +54,9 @@ def row(colour="red", arguments=None, tools=TOOLS):
     }
 
 
-def test_packed_logits_and_loss_equal_those_of_single_rows(tokenizer, tiny):
+@pytest.mark.parametrize("kept", [attention.SHORT, 0], ids=["short rows", "rows for the flash kernel"])
+def test_packed_logits_and_loss_equal_those_of_single_rows(tokenizer, tiny, monkeypatch, kept):
+    monkeypatch.setattr(attention, "SHORT", kept)
     examples = [e for s in islice(scenes(1), 4) for e in encode_scene(tokenizer, s)]
     packs = pack(examples, 700)
     assert sum(map(len, packs)) < 0.7 * sum(map(len, examples))
@@ -70,6 +75,21 @@ def test_packed_logits_and_loss_equal_those_of_single_rows(tokenizer, tiny):
     with torch.no_grad():
         loss = tiny(**batch).loss
     torch.testing.assert_close(loss, torch.nn.functional.cross_entropy(want, targets), rtol=1e-4, atol=1e-5)
+
+
+def test_gradients_of_a_pack_are_those_of_its_rows(tokenizer, tiny):
+    examples = [e for s in islice(scenes(3), 2) for e in encode_scene(tokenizer, s)]
+
+    def gradients(batches):
+        tiny.zero_grad()
+        for batch in batches:
+            labels = batch.pop("labels")[:, 1:]
+            logits = tiny(**batch).logits[:, :-1]
+            torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum").backward()
+        return torch.cat([p.grad.flatten() for p in tiny.parameters()])
+
+    alone = gradients([collate(pack([example], 700), 0) for example in examples])
+    torch.testing.assert_close(gradients([collate(pack(examples, 700), 0)]), alone, rtol=1e-3, atol=1e-3)
 
 
 def rows_of(packed):
@@ -104,11 +124,14 @@ def test_a_row_longer_than_a_pack_is_an_error_unless_it_is_left_out():
 def test_rows_with_nothing_in_common_are_packed_side_by_side(tiny):
     rows = [Example([5, 6, 7], [8, 9]), Example([10, 11], [12])]
     packs = pack(rows, 16)
-    batch = collate(packs, 0, pad_to=12)
-    assert len(packs) == 1 and batch["input_ids"].shape == (1, 12)
-    assert not batch["attention_mask"][0, 0, 5:8, :5].any()
+    assert len(packs) == 1
+    batch = collate([*packs, *pack([Example([5, 6, 7, 8, 9, 10, 11], [12, 13])], 16)], 0)
+    assert batch["input_ids"].shape == (2, 9)
     with torch.no_grad():
-        assert torch.isfinite(tiny(**batch).loss)
+        loss = tiny(**batch).loss
+        # The second row neither sees the first nor is seen by it, and padding is seen by none.
+        other = tiny(**collate(pack([Example([1, 2, 3], [4, 5]), Example([10, 11], [12])], 16), 0)).logits[0, 5:]
+        assert torch.equal(tiny(**batch).logits[0, 5:8], other) and torch.isfinite(loss)
 
 
 def test_identical_prompts_keep_a_token_of_their_own():
