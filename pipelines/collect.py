@@ -69,12 +69,12 @@ def _collect(table_uri: str, version: int, alias: str, window: WindowSettings, o
     since = last - window.days * DAY_S
     records = (col("kind") == "record") & (col("alias") == alias) & (col("time") >= since)
 
-    # Broadcast join: feedback on at most `max_records` requests fits into memory, the log's bodies need not.
+    # Broadcast join: feedback on at most `max_records` requests fits into memory, the log's bodies need not. It goes
+    # with the function: a task that waits in `ray.get` gives its CPU away, and Ray starts another worker for that.
     ranked = {request: json.dumps(rank(entries, window.sources)) for request, entries in latest.items()}
-    shared = ray.put(pa.table({"request_id": list(ranked), "feedback": list(ranked.values())}))
+    known = pa.table({"request_id": list(ranked), "feedback": list(ranked.values())})
 
     def join(batch: pa.Table) -> pa.Table:
-        known = ray.get(shared)
         place = pc.index_in(batch["request_id"], value_set=known["request_id"].combine_chunks())
         joined = batch.append_column("feedback", known["feedback"].take(place))
         return joined.filter(pc.is_valid(place)).select(["request_id", "body", "feedback"])

@@ -34,6 +34,8 @@ OPTIONS = ("tool_choice", "response_format", "parallel_tool_calls")
 """What of the request's parameters decides which answers are well-formed; evaluation sends them again."""
 LIGHT = ("row_id", "time", "session", "slice", "prompt", "target", "signature", "dropped", "scrubbed")
 """Columns of prepared rows that come to the driver."""
+BLOCK_ROWS = 4000
+"""Rows that one worker prepares in some seconds."""
 SAMPLE = 500
 """Rows whose texts say which words are the application's own."""
 
@@ -63,14 +65,14 @@ def _curate(state: Path, alias: str, snapshot: Snapshot, settings: CurationSetti
     import ray
 
     ignored = common(_sample(snapshot.path))
-    shared = ray.put(ignored)
 
     def work(batch: pa.Table) -> pa.Table:
-        common_words = ray.get(shared)
-        rows = [prepare(row["body"], row["feedback"], settings, common_words) for row in batch.to_pylist()]
+        rows = [prepare(row["body"], row["feedback"], settings, ignored) for row in batch.to_pylist()]
         return pa.Table.from_pylist(rows, _prepared_schema())
 
-    prepared = ray.data.read_parquet(str(snapshot.path), file_extensions=["parquet"])
+    # Ray's own choice of blocks starts a worker for each logical CPU, which takes longer than the rows of a small log.
+    blocks = 1 + snapshot.rows // BLOCK_ROWS if snapshot.rows < 1_000_000 else None
+    prepared = ray.data.read_parquet(str(snapshot.path), file_extensions=["parquet"], override_num_blocks=blocks)
     prepared = prepared.map_batches(work, batch_format="pyarrow", batch_size=None).materialize()
 
     table = _rows(prepared.select_columns(list(LIGHT)))
@@ -144,12 +146,10 @@ def _pick(prepared: Any, chosen: dict[str, list[str]]) -> Any:
     """The chosen of the prepared rows, in a dataset's columns."""
     import pyarrow as pa
     import pyarrow.compute as pc
-    import ray
 
-    shared = ray.put((pa.array(list(chosen), pa.string()), pa.array(list(chosen.values()), pa.list_(pa.string()))))
+    ids, records = pa.array(list(chosen), pa.string()), pa.array(list(chosen.values()), pa.list_(pa.string()))
 
     def pick(batch: pa.Table) -> pa.Table:
-        ids, records = ray.get(shared)
         place = pc.index_in(batch["row_id"], value_set=ids)
         batch = batch.append_column("record_ids", records.take(place.combine_chunks()))
         batch = batch.append_column("origin", pa.repeat(pa.scalar("log"), len(batch)))

@@ -1,16 +1,18 @@
 """vLLM under Ray Serve LLM: what we ask of it differently, and how adapters get into it.
 
-Imported in replicas only: it imports vLLM, which takes 13 s.
+Imported in replicas only, where there are no GPUs: it imports vLLM, which takes 13 s.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
-from ray.llm._internal.common.callbacks.base import CallbackBase
+from ray.llm._internal.common.callbacks.base import CallbackBase, CallbackConfig
+from ray.llm._internal.serve.core.configs.accelerators import CPUConfig, GPUConfig
 from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
+from ray.serve.llm import LLMConfig, LLMServer
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 from vllm.entrypoints.serve.lora.protocol import LoadLoRAAdapterRequest, UnloadLoRAAdapterRequest
 from vllm.tool_parsers import ToolParserManager
@@ -19,6 +21,68 @@ from xgrammar.structural_tag import JSONSchemaFormat
 
 from cluster import models
 from services.gateway.versions import Shelf
+
+if TYPE_CHECKING:
+    from services.serving import ServingSettings
+
+ENGINE_START_S = 3600
+"""Longest that an engine may take to start: a large model is downloaded first."""
+
+
+def llm_config(settings: ServingSettings, source: str, gpu: bool) -> LLMConfig:
+    """Our settings in the words of Ray Serve LLM and vLLM."""
+    engine: dict[str, Any] = {
+        "enable_auto_tool_choice": True,
+        "tool_call_parser": settings.tool_parser,
+        "tool_strict_level": settings.tool_strictness,
+        "enable_prefix_caching": True,
+        "scheduling_policy": "priority",  # evaluation waits behind live traffic
+        "disable_fastapi_docs": True,
+    }
+    if settings.max_model_len:
+        engine["max_model_len"] = settings.max_model_len
+    if settings.max_loras:
+        engine |= {"enable_lora": True, "max_loras": settings.max_loras, "max_lora_rank": settings.max_lora_rank}
+        engine["max_cpu_loras"] = max(settings.most_adapters, settings.max_loras)
+    if not gpu:
+        engine["enforce_eager"] = True
+    return LLMConfig(
+        model_loading_config={"model_id": settings.name, "model_source": source},
+        accelerator_config=GPUConfig() if gpu else CPUConfig(),
+        engine_kwargs=engine | settings.engine,
+        callback_config=CallbackConfig(callback_class="services.engine.NoDownload"),
+    )
+
+
+def placement(settings: ServingSettings, source: str) -> dict[str, Any]:
+    """What Ray Serve LLM asks of Serve for a replica and its engine on GPUs."""
+    options = LLMServer.get_deployment_options(llm_config(settings, source, gpu=True))
+    wanted = ("placement_group_bundles", "placement_group_strategy", "ray_actor_options")
+    return {name: options[name] for name in wanted if name in options}
+
+
+def server(settings: ServingSettings, source: str, gpu: bool) -> Server:
+    """A replica's server; its `start` starts the engine."""
+    use_tight_json(settings.tool_parser)
+    config = llm_config(settings, source, gpu)
+    made: Any = Server.sync_init(config, engine_cls=VLLMEngine if gpu else OneProcessEngine)
+    return made
+
+
+class Server(LLMServer):
+    """Ray Serve LLM's server, which somebody else starts and ends."""
+
+    async def start(self) -> None:
+        """As the base class does, without its telemetry: that is one more process, and nobody asked for it."""
+        self.engine = self._engine_cls(self._llm_config)
+        await asyncio.wait_for(self.engine.start(), ENGINE_START_S)
+
+    async def shutdown(self) -> None:
+        if self.engine is not None:
+            await self.engine.shutdown()
+
+    def __del__(self) -> None:  # type: ignore[override]
+        """Nothing: the base class returns a coroutine, for Serve to await."""
 
 
 class NoDownload(CallbackBase):

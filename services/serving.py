@@ -3,6 +3,9 @@
 `build` is what `services/serve.yaml` names, once for each base. No router and no ingress of its own stands between
 HAProxy and the engine: `serve.ingress()` makes the engine's own ASGI app, in the gateway's chain, the application.
 Measured against bare vLLM at 16 clients this keeps 0.85 of the throughput; Ray Serve LLM's default ingress keeps 0.23.
+
+Ray Serve LLM's own server is a part of a replica (`services/engine.py`), not its base class: importing it imports vLLM,
+and whoever builds the application would pay for that, 14 s at each start.
 """
 
 from __future__ import annotations
@@ -15,10 +18,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 from ray import serve
-from ray.llm._internal.common.callbacks.base import CallbackConfig
-from ray.llm._internal.serve.core.configs.accelerators import CPUConfig, GPUConfig
 from ray.serve import Application
-from ray.serve.llm import LLMConfig, LLMServer, build_llm_deployment
 from starlette.types import ASGIApp
 
 from cluster import auth, models
@@ -86,10 +86,6 @@ class ServingSettings(Strict):
     """More of vLLM's engine arguments, as they are."""
 
 
-ENGINE_START_S = 3600
-"""Longest that an engine may take to start: a large model is downloaded first."""
-
-
 def build(args: dict[str, Any]) -> Application:
     """The application of one base. Raises `ValueError` with the fix in it."""
     missing = [name for name in NEEDED if not os.environ.get(name)]
@@ -107,14 +103,20 @@ def build(args: dict[str, Any]) -> Application:
     if isinstance(source, Path):
         models.check_model(source)
     settings = settings.model_copy(update={"name": settings.name or base_id(settings.model, source)})
-    config = llm_config(settings, str(source), gpu=_on_gpu(settings))
-    return build_llm_deployment(
-        config,
-        deployment_cls=serve.ingress()(Gateway),
-        name_prefix="Gateway:",
-        # Without the number of replicas: Serve replaces replicas whose arguments change, even where it should add one.
-        bind_kwargs={"settings": settings.model_dump(exclude={"replicas"}), "source": str(source)},
+    gpu = _on_gpu(settings)
+    deployment: Any = serve.deployment(
+        serve.ingress()(Gateway),
+        name="Gateway:" + settings.name.replace("/", "--").replace(".", "_"),
+        num_replicas=settings.replicas,
+        max_ongoing_requests=10**9,  # the chain bounds them, with an answer that says so
+        health_check_period_s=1,
+        health_check_timeout_s=30,
+        graceful_shutdown_timeout_s=settings.longest_stream_s,
+        graceful_shutdown_wait_loop_s=0.5,
+        **_place(settings, str(source), gpu),
     )
+    # Without the number of replicas: Serve replaces replicas whose arguments change, even where it should add one.
+    return deployment.bind(settings.model_dump(exclude={"replicas"}), str(source), gpu)
 
 
 def base_id(model: str, source: Path | str) -> str:
@@ -122,46 +124,6 @@ def base_id(model: str, source: Path | str) -> str:
     if source == models.seed_folder():
         return "seed"
     return source.name if isinstance(source, Path) else model
-
-
-def llm_config(settings: ServingSettings, source: str, gpu: bool) -> LLMConfig:
-    """Our settings in the words of Ray Serve LLM and vLLM."""
-    engine: dict[str, Any] = {
-        "enable_auto_tool_choice": True,
-        "tool_call_parser": settings.tool_parser,
-        "tool_strict_level": settings.tool_strictness,
-        "enable_prefix_caching": True,
-        "scheduling_policy": "priority",  # evaluation waits behind live traffic
-        "disable_fastapi_docs": True,
-    }
-    if settings.max_model_len:
-        engine["max_model_len"] = settings.max_model_len
-    if settings.max_loras:
-        engine |= {"enable_lora": True, "max_loras": settings.max_loras, "max_lora_rank": settings.max_lora_rank}
-        engine["max_cpu_loras"] = max(settings.most_adapters, settings.max_loras)
-    environment = {}
-    if not gpu:
-        engine["enforce_eager"] = True
-        environment = {
-            "VLLM_CPU_KVCACHE_SPACE": str(settings.kv_cache_gib),
-            # vLLM would pin its threads to cores, the same ones in every replica. The operating system does better.
-            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-            "OMP_NUM_THREADS": str(settings.threads or max(1, (os.cpu_count() or 1) - 1)),
-        }
-    return LLMConfig(
-        model_loading_config={"model_id": settings.name, "model_source": source},
-        accelerator_config=GPUConfig() if gpu else CPUConfig(),
-        engine_kwargs=engine | settings.engine,
-        runtime_env={"env_vars": environment},
-        callback_config=CallbackConfig(callback_class="services.engine.NoDownload"),
-        deployment_config={
-            "num_replicas": settings.replicas,
-            "health_check_period_s": 1,
-            "health_check_timeout_s": 30,
-            "graceful_shutdown_timeout_s": settings.longest_stream_s,
-            "graceful_shutdown_wait_loop_s": 0.5,
-        },
-    )
 
 
 def _on_gpu(settings: ServingSettings) -> bool:
@@ -172,32 +134,50 @@ def _on_gpu(settings: ServingSettings) -> bool:
     return ray.cluster_resources().get("GPU", 0) > 0
 
 
-class Gateway(LLMServer):
-    """vLLM's server whose app stands behind the gateway's chain; and nothing else of it answers requests."""
+def _place(settings: ServingSettings, source: str, gpu: bool) -> dict[str, Any]:
+    """The resources and the environment of a replica and its engine, as Serve's deployment options."""
+    if gpu:
+        from services import engine
+
+        return engine.placement(settings, source)
+    # What Ray Serve LLM asks for on CPUs, without the import of vLLM that asking it costs.
+    devices = settings.engine.get("tensor_parallel_size", 1) * settings.engine.get("pipeline_parallel_size", 1)
+    return {
+        "placement_group_bundles": [{"CPU": 2}, *({"CPU": 1} for _ in range(devices - 1))],
+        "placement_group_strategy": "PACK",
+        "ray_actor_options": {"num_cpus": 1, "runtime_env": {"env_vars": cpu_environment(settings)}},
+    }
+
+
+def cpu_environment(settings: ServingSettings) -> dict[str, str]:
+    """What vLLM reads of a CPU engine's settings."""
+    return {
+        "VLLM_CPU_KVCACHE_SPACE": str(settings.kv_cache_gib),
+        # vLLM would pin its threads to cores, the same ones in every replica. The operating system does better.
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "OMP_NUM_THREADS": str(settings.threads or max(1, (os.cpu_count() or 1) - 1)),
+    }
+
+
+class Gateway:
+    """A replica: vLLM's app behind the gateway's chain. Nothing else of it can be called."""
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
-        self, llm_config: LLMConfig, *, settings: dict[str, Any], source: str, **kwargs: Any
+        self, settings: dict[str, Any], source: str, gpu: bool
     ) -> None:
+        from services import engine
+
         self._settings = ServingSettings.model_validate(settings)
         self._source = source
         self._proven = False
         self._tasks: list[asyncio.Task[None]] = []
-        from services.engine import OneProcessEngine, use_tight_json
-
-        use_tight_json(self._settings.tool_parser)
-        if isinstance(llm_config.accelerator_config, CPUConfig):
-            kwargs.setdefault("engine_cls", OneProcessEngine)
-        await super().__init__(llm_config, **kwargs)
-
-    async def start(self) -> None:
-        """As the base class does, without its telemetry: that is one more process, and nobody asked for it."""
-        self.engine = self._engine_cls(self._llm_config)
-        await asyncio.wait_for(self.engine.start(), ENGINE_START_S)
+        self._server = engine.server(self._settings, source, gpu)
+        await self._server.start()
 
     async def __serve_build_asgi_app__(self) -> ASGIApp:
         from services.engine import VllmAdapters
 
-        engine = await super().__serve_build_asgi_app__()
+        engine = await self._server.__serve_build_asgi_app__()
         here, settings = Settings.from_environment(), self._settings
         default = Alias(settings.alias, settings.name, f"{settings.alias}@0") if settings.alias else None
         self._desired = Desired(here.state, default)
@@ -250,7 +230,7 @@ class Gateway(LLMServer):
 
     async def check_health(self) -> None:
         """Serve asks once before the replica is ready, then every second."""
-        await super().check_health()
+        await self._server.check_health()
         if not self._proven:
             app = getattr(self, "app", None)  # what `serve.ingress` serves; none if somebody built us in another way
             if app is None:
@@ -267,7 +247,8 @@ class Gateway(LLMServer):
         if writer := getattr(self, "_writer", None):
             await self._keeper.settle()
             await asyncio.to_thread(writer.close)
-        await super().__del__()
+        if server := getattr(self, "_server", None):
+            await server.shutdown()
 
     async def _end_with(self, engine_client: Any) -> None:
         """End the replica as soon as its engine is dead.
@@ -281,12 +262,3 @@ class Gateway(LLMServer):
         await asyncio.sleep(0.05)  # answers under way get their error, and their record
         await asyncio.to_thread(self._writer.close)
         os._exit(1)
-
-
-async def _closed(self: Gateway, *args: Any, **kwargs: Any) -> Any:
-    raise RuntimeError("refusing to serve: requests come in through the gateway's HTTP only, where they are recorded")
-
-
-# Ray Serve LLM's own ingress would call these by handle, past authentication and record.
-for _name in ("chat", "completions", "embeddings", "transcriptions", "score", "tokenize", "detokenize"):
-    setattr(Gateway, _name, _closed)

@@ -71,6 +71,29 @@ class Cluster:
         raise AssertionError("no free ports between 20000 and 28000")
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """For `pytest -n 2 --dist loadgroup`: what shares the session's cluster stays in one process, one after the other.
+
+    It is the longest chain, so it comes first; the other modules fill the other process.
+    """
+
+    def shared(item: pytest.Item) -> bool:
+        return "cluster" in getattr(item, "fixturenames", ())
+
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("cluster" if shared(item) else item.nodeid.split("::")[0]))
+    items.sort(key=lambda item: not shared(item))
+
+
+@pytest.fixture(scope="session")
+def torch() -> Any:
+    """Imported by those who use it: every process that only collects tests would wait 5 s for it."""
+    import torch
+
+    return torch
+
+
 @pytest.fixture
 def state(tmp_path: Path) -> Path:
     """An empty state folder."""

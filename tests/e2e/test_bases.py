@@ -1,4 +1,4 @@
-"""Two bases behind one `base_url`, two replicas of one of them, and a model of one's own: a tiny Qwen."""
+"""A second base behind the same `base_url`, a model of one's own on two replicas: a tiny Qwen."""
 
 from __future__ import annotations
 
@@ -6,74 +6,83 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
+from cluster import deploy, head
 from cluster.client import Client
-from cluster.models import seed_folder
 from cluster.registry import Registry
 from tests.conftest import Cluster
 from tests.e2e import tiny_qwen
-from tests.e2e.using import Load, answers, client, eventually, example, one_answer, recipe, runs, tool
+from tests.e2e.using import (
+    Load,
+    answers,
+    client,
+    each,
+    eventually,
+    example,
+    log_entries,
+    one_answer,
+    processes,
+    recipe,
+    runs,
+    tool,
+)
+from tests.services.tiny import make_adapter
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(1200)]
 
-SERVE = Path(__file__).parents[2] / "services" / "serve.yaml"
+QWEN = "tiny-qwen"
 WEATHER = tool("weather", "city")
-
-
-def config(qwen: Path) -> dict[str, Any]:
-    """The shipped Serve config with a second application beside the first, and two replicas of the first."""
-    shipped = yaml.safe_load(SERVE.read_text())
-    first = next(application for application in shipped["applications"] if application.get("route_prefix") == "/")
-    first["args"]["replicas"] = 2
-    route = "/bases/tiny-qwen"
-    arguments = {"model": str(qwen), "name": "tiny-qwen", "alias": "scholar", "route": route, "tool_parser": "hermes"}
-    second = {**first, "name": "tiny-qwen", "route_prefix": route, "args": {**arguments, "max_loras": 2}}
-    return {**shipped, "applications": [*shipped["applications"], second]}
+RANK = 16
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    folder = tmp_path_factory.mktemp("two")
-    file = folder / "serve.yaml"
-    file.write_text(yaml.safe_dump(config(tiny_qwen.build(folder / "tiny-qwen"))))
-    own = Cluster.on_free_ports(folder / "state")
-    own.state.mkdir()
-    try:
-        own.trivium("up", "--config", str(file))
-        with Client(own.settings, own.api_key) as admin:
-            admin.create("scholar", "tiny-qwen")
-        yield own
-    finally:
-        own.trivium("down", check=False)
+def qwen(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A second application beside the first, with two aliases: `scholar` will learn, `helper` has three adapters of
+    random weights, the last one of a rank that is too high."""
+    folder = tmp_path_factory.mktemp("qwen")
+    model, registry = tiny_qwen.build(folder / QWEN), Registry(cluster.settings)
+    for number, rank in ((1, 8), (2, 8), (3, 2 * RANK)):
+        adapter = make_adapter(model, folder / f"adapter{number}", rank, seed=number)
+        registry.create("helper", QWEN, "adapter", rank, "helper@0", None, adapter)
+    route = f"/bases/{QWEN}"
+    arguments = {"model": str(model), "name": QWEN, "route": route, "replicas": 2, "longest_stream_s": 5}
+    application = {
+        "name": QWEN,
+        "route_prefix": route,
+        "import_path": "services.serving:build",
+        "args": {**arguments, "max_loras": 4, "max_lora_rank": RANK},
+    }
+    with deploy.Serve(cluster.settings.dashboard_url, head.token(cluster.settings)) as serve:
+        before = deploy.beside({"applications": []}, serve.details(), set())
+        serve.deploy({**before, "applications": [*before["applications"], application]})
+        try:
+            deploy.wait(serve, {QWEN}, print, unplaced_s=600)
+            with Client(cluster.settings, cluster.api_key) as admin:
+                for alias in ("scholar", "helper"):
+                    admin.create(alias, QWEN)
+            yield QWEN
+        finally:
+            serve.deploy(before)
 
 
-def adapter(folder: Path) -> Path:
-    """A LoRA adapter of the seed model with random weights: a version that nobody had to train."""
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(seed_folder())
-    tuned = get_peft_model(model, LoraConfig(r=8, target_modules=["q_proj", "v_proj"], init_lora_weights=False))
-    tuned.save_pretrained(folder)
-    return folder
-
-
-def test_both_bases_answer_behind_one_base_url(two: Cluster) -> None:
-    with client(two) as api:
+def test_both_bases_answer_behind_one_base_url_and_are_logged(cluster: Cluster, qwen: str, tmp_path: Path) -> None:
+    champion, heard = answers(cluster), []
+    with client(cluster) as api:
         listed = {model.id for model in api.models.list()}
-        assert {"seed", "tiny-qwen", "assistant", "scholar"} <= listed
-        for model, version in (("assistant", "assistant@0"), ("scholar", "scholar@0"), ("seed", "seed@0")):
+        assert {"seed", qwen, "assistant", "scholar", "helper"} <= listed
+        for model, version in (("assistant", champion), ("scholar", "scholar@0"), (qwen, f"{qwen}@0")):
             for stream in (False, True):
-                heard = one_answer(api, model, "hello", stream, begun=0)
-                assert heard.version == version and heard.text is not None, heard
+                heard.append(one_answer(api, model, "hello", stream, begun=0))
+                assert heard[-1].version == version and heard[-1].text is not None, heard[-1]
+    logged = {record["request_id"]: record for record in each(log_entries(cluster, tmp_path / "log.jsonl"), "record")}
+    for answer in heard:
+        assert answer.request_id and logged[answer.request_id]["version"] == answer.version
 
 
-def test_qwen_calls_tools_through_its_own_template_and_parser(two: Cluster) -> None:
-    with client(two) as api:
+def test_qwen_calls_tools_through_its_own_template_and_parser(cluster: Cluster, qwen: str) -> None:
+    with client(cluster) as api:
         answer = api.chat.completions.create(
             model="scholar",
             messages=[{"role": "user", "content": "What is the weather in Rome?"}],
@@ -85,23 +94,28 @@ def test_qwen_calls_tools_through_its_own_template_and_parser(two: Cluster) -> N
     assert {call.function.name for call in answer.choices[0].message.tool_calls or []} <= {"weather"}
 
 
-def test_promotion_and_rollback_reach_both_replicas_within_3_s_and_no_request_fails(
-    two: Cluster, tmp_path: Path
-) -> None:
-    made = Registry(two.settings).create("assistant", "seed", "adapter", 8, "assistant@0", None, adapter(tmp_path))
-    with Load(two) as load:
+def test_adapters_load_at_run_time_and_answer_differently(cluster: Cluster, qwen: str) -> None:
+    names = ("helper@0", "helper@1", "helper@2")
+    with client(cluster) as api:
+        first = [one_answer(api, name, "switch on the light", False, begun=0) for name in names]
+        assert [heard.version for heard in first] == list(names)
+        assert len({heard.text for heard in first}) == 3
+        again = [one_answer(api, name, "switch on the light", False, begun=0) for name in names]
+    assert [heard.text for heard in again] == [heard.text for heard in first]
+
+
+def test_promotion_and_rollback_reach_both_replicas_in_3_s_and_nothing_fails(cluster: Cluster, qwen: str) -> None:
+    with Client(cluster.settings, cluster.api_key) as admin, Load(cluster, model="helper") as load:
         eventually(lambda: len(load.complete) >= 10, 60, "traffic")
-        two.trivium("promote", made.id)
-        assert versions(load, since=time.monotonic()) == {made.id}, "the command returns when every replica follows"
-        begun = time.monotonic()
-        with Client(two.settings, two.api_key) as admin:
-            admin.rollback("assistant", "a test takes it back")
-        assert time.monotonic() - begun < 3
-        assert versions(load, since=time.monotonic()) == {"assistant@0"}
+        for move, version in (("promote", "helper@1"), ("promote", "helper@2"), ("rollback", "helper@1")):
+            begun = time.monotonic()
+            admin.promote("helper", version, "a test") if move == "promote" else admin.rollback("helper", "a test")
+            if move == "rollback":
+                assert time.monotonic() - begun < 3
+            assert versions(load, since=time.monotonic()) == {version}, "the call returns when every replica follows"
+        held = admin.rollout()["replicas"][qwen]
     assert not load.failures
-    with Client(two.settings, two.api_key) as admin:
-        replicas = admin.rollout()["replicas"]["assistant"]
-    assert len(replicas) == 2
+    assert len(held) == 2 and all({"helper@1", "helper@0"} <= set(replica["versions"]) for replica in held)
 
 
 def versions(load: Load, since: float) -> set[str | None]:
@@ -110,7 +124,16 @@ def versions(load: Load, since: float) -> set[str | None]:
     return {heard.version for heard in load.after(since)}
 
 
-def test_a_whole_cycle_turns_on_qwen(two: Cluster, tmp_path: Path) -> None:
+def test_a_version_that_no_replica_can_load_never_becomes_the_champion(cluster: Cluster, qwen: str) -> None:
+    with Client(cluster.settings, cluster.api_key) as admin:
+        champion = admin.rollout()["aliases"]["helper"]["champion"]
+        with pytest.raises(ValueError, match="rank"):
+            admin.promote("helper", "helper@3", "a test")
+        alias = admin.rollout()["aliases"]["helper"]
+    assert (alias["champion"], alias["staged"]) == (champion, None)
+
+
+def test_a_whole_cycle_turns_on_qwen(cluster: Cluster, qwen: str, tmp_path: Path) -> None:
     """Every city has the same weather here: even random weights can be tuned to say so."""
     firsts, lasts = ("Ab", "Bri", "Cor", "Dun", "Ely"), ("ton", "ham", "by", "ford", "wick")
     phrases = ("weather in", "is it raining in", "how warm is", "sky over")
@@ -118,17 +141,36 @@ def test_a_whole_cycle_turns_on_qwen(two: Cluster, tmp_path: Path) -> None:
     call = {"name": "weather", "arguments": {"city": "Rome"}}
     lines = [example(text, call, [WEATHER], f"q-{at // 4}") for at, text in enumerate(asked)]
     (tmp_path / "qwen.jsonl").write_text("\n".join(lines))
-    two.trivium("log", "import", "--alias", "scholar", str(tmp_path / "qwen.jsonl"))
+    cluster.trivium("log", "import", "--alias", "scholar", str(tmp_path / "qwen.jsonl"))
     file = recipe(
         tmp_path / "recipe.yaml",
         alias="scholar",
         curation={"near_duplicate": 1, "min_rows": 16},
-        training={"epochs": 60, "learning_rate": 0.01, "rank": 16},
+        training={"epochs": 60, "learning_rate": 0.01, "rank": RANK},
         evaluation={"max_tokens": 64},
         # Random weights are not sure of every brace yet: once, three of twelve answers were no JSON.
         gate={"min_rows": 8, "well_formed": 0.5},
     )
-    two.trivium("cycle", "--recipe", str(file))
-    run = runs(two)[-1]
+    champion = answers(cluster)
+    cluster.trivium("cycle", "--recipe", str(file))
+    run = runs(cluster)[-1]
     assert run["outcome"] == "promoted", json.dumps(run["verdict"])
-    assert answers(two, "scholar") == "scholar@1" and answers(two) == "assistant@0"
+    assert answers(cluster, "scholar") == "scholar@1" and answers(cluster) == champion
+
+
+def test_one_of_two_replicas_killed_is_replaced_and_holds_the_same_versions(
+    cluster: Cluster, qwen: str, tmp_path: Path
+) -> None:
+    victim = processes(cluster, f"ServeReplica:{qwen}:")[0]
+    with Client(cluster.settings, cluster.api_key) as admin, Load(cluster, model="helper") as load:
+        champion = admin.rollout()["aliases"]["helper"]["champion"]
+        eventually(lambda: len(load.complete) >= 10, 60, "traffic")
+        victim.kill()
+        dead, alive = time.monotonic(), len(load.complete)
+        eventually(lambda: len(load.complete) > alive + 8, 60, "the other one goes on meanwhile")
+        eventually(lambda: len(admin.rollout()["replicas"].get(qwen, [])) == 2, 300, "a new replica")
+        held = admin.rollout()["replicas"][qwen]
+    assert all(champion in replica["versions"] for replica in held)
+    logged = {record["request_id"] for record in each(log_entries(cluster, tmp_path / "log.jsonl"), "record")}
+    assert {heard.request_id for heard in load.complete} <= logged
+    assert any(heard.begun > dead for heard in load.complete)

@@ -5,10 +5,7 @@ from __future__ import annotations
 from itertools import islice
 
 import pytest
-import torch
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from pipelines import attention
 from pipelines.packing import IGNORE, Example, collate, encode, fitting, pack
 from pipelines.seed.corpus import scenes
 from pipelines.seed.pretrain import WEIGHTS, encode_scene
@@ -23,11 +20,17 @@ TOOLS = [
 
 @pytest.fixture(scope="module")
 def tokenizer():
+    from transformers import AutoTokenizer
+
     return AutoTokenizer.from_pretrained(WEIGHTS)
 
 
 @pytest.fixture(scope="module")
-def tiny():
+def tiny(torch):
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from pipelines import attention
+
     torch.manual_seed(0)
     model = LlamaForCausalLM(
         LlamaConfig(
@@ -54,9 +57,10 @@ def row(colour="red", arguments=None, tools=TOOLS):
     }
 
 
-@pytest.mark.parametrize("kept", [attention.SHORT, 0], ids=["short rows", "rows for the flash kernel"])
-def test_packed_logits_and_loss_equal_those_of_single_rows(tokenizer, tiny, monkeypatch, kept):
-    monkeypatch.setattr(attention, "SHORT", kept)
+@pytest.mark.parametrize("short", [True, False], ids=["short rows", "rows for the flash kernel"])
+def test_packed_logits_and_loss_equal_those_of_single_rows(torch, tokenizer, tiny, monkeypatch, short):
+    if not short:
+        monkeypatch.setattr("pipelines.attention.SHORT", 0)
     examples = [e for s in islice(scenes(1), 4) for e in encode_scene(tokenizer, s)]
     packs = pack(examples, 700)
     assert sum(map(len, packs)) < 0.7 * sum(map(len, examples))
@@ -77,7 +81,7 @@ def test_packed_logits_and_loss_equal_those_of_single_rows(tokenizer, tiny, monk
     torch.testing.assert_close(loss, torch.nn.functional.cross_entropy(want, targets), rtol=1e-4, atol=1e-5)
 
 
-def test_gradients_of_a_pack_are_those_of_its_rows(tokenizer, tiny):
+def test_gradients_of_a_pack_are_those_of_its_rows(torch, tokenizer, tiny):
     examples = [e for s in islice(scenes(3), 2) for e in encode_scene(tokenizer, s)]
 
     def gradients(batches):
@@ -121,7 +125,7 @@ def test_a_row_longer_than_a_pack_is_an_error_unless_it_is_left_out():
     assert kept == rows[:1] and left_out == 1
 
 
-def test_rows_with_nothing_in_common_are_packed_side_by_side(tiny):
+def test_rows_with_nothing_in_common_are_packed_side_by_side(torch, tiny):
     rows = [Example([5, 6, 7], [8, 9]), Example([10, 11], [12])]
     packs = pack(rows, 16)
     assert len(packs) == 1

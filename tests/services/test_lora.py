@@ -1,14 +1,15 @@
 """LoRA on CPU engines: every token of a batch gets its own adapter, and none where it asked for none."""
 
+from typing import Any
+
 import pytest
-import torch
 
 pytestmark = pytest.mark.ray  # it starts none, but importing vLLM takes as long
 SLOTS, RANK, INPUTS, SLICES = 3, 4, 8, (6, 10)
 
 
 @pytest.fixture
-def weights() -> tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]:
+def weights(torch) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     torch.manual_seed(0)
     a = tuple(torch.randn(SLOTS, 1, RANK, INPUTS) for _ in SLICES)
     b = tuple(torch.randn(SLOTS, 1, width, RANK) for width in SLICES)
@@ -17,7 +18,7 @@ def weights() -> tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]:
 
 # Adapter ids by token, 0 for none; the engine keeps 7 in slot 0 and 9 in slot 2, which -1 would name as well.
 @pytest.mark.parametrize("tokens", [(7,) * 5, (0,) * 5, (0, 7, 7, 0, 9), (9, 9, 0, 0, 0)])
-def test_each_token_gets_what_its_own_adapter_adds(weights, tokens):
+def test_each_token_gets_what_its_own_adapter_adds(torch, weights, tokens):
     from vllm.lora.layers import LoRAMapping
 
     from services.lora import GroupedLora
