@@ -10,15 +10,16 @@ Shapes: B packs of T tokens, R rows of at most L tokens behind prefixes of at mo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from accelerate.utils import send_to_device
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-if TYPE_CHECKING:
-    from pipelines.packing import Pack
+from pipelines import packing
 
 NAME = "packed"
 STEP = 32
@@ -28,7 +29,7 @@ SHORT = 2**16
 rows do not fill. Those of longer rows would fill the memory."""
 
 
-def layout(packs: Sequence[Pack], length: int) -> dict[str, Any]:
+def layout(packs: Sequence[packing.Pack], length: int) -> dict[str, Any]:
     """Who attends to whom in `packs`, each padded to `length` tokens.
 
     `batches`: dicts with `queries` (R, L) and `keys` (R, K), places among the B * T tokens, and `mask` (R, 1, L, K),
@@ -99,3 +100,54 @@ def attend(
 
 
 AttentionInterface.register(NAME, attend)
+
+
+def take_packs(model: Any, examples: Sequence[packing.Example], pad: int) -> str | None:
+    """Switch the model to attention over packs; or say why it has to have plain rows, and leave it as it was.
+
+    Measured, not read off a list of architectures. A model that computes its attention by itself, or that has states
+    besides attention, mixes rows up. A sliding window shorter than a row would see the wrong tokens as well.
+    """
+    config = model.config.get_text_config()
+    window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
+    if window is not None and window < max(len(example) for example in examples):
+        return f"the model's window of {window} tokens is shorter than a row"
+    few = sorted(examples, key=len)[:4]
+    together = packing.pack(few, 4 * len(few[-1]))[0]
+    usual, alone = config._attn_implementation, _answers(model, [packing.pad([example], pad) for example in few])
+    close = 0.02 * alone.std().clamp(min=1e-6)  # bf16 noise came to 0.01 of the spread, a mask that is ignored to 0.17
+    try:
+        model.set_attn_implementation(NAME)
+        packs = (together, *_disturb(together))
+        all_of_it, others, disturbed = (_answers(model, [packing.collate([pack], pad)]) for pack in packs)
+        if (all_of_it - alone).abs().mean() < close and torch.equal(others, disturbed):
+            return None
+        refusal = "rows in a pack disturb each other in this model"
+    except (TypeError, ValueError, RuntimeError) as error:
+        refusal = f"the model takes no packs ({str(error).splitlines()[0][:100]})"
+    model.set_attn_implementation(usual)
+    return refusal
+
+
+def _disturb(pack: packing.Pack) -> tuple[packing.Pack, packing.Pack]:
+    """The pack without the labels of its first row, and the same with that row's tokens in reverse: a state that runs
+    through the pack, however faint, tells the other rows."""
+    first = [at for at, row in enumerate(zip(pack.group, pack.row, strict=True)) if row == (pack.group[0], 1)]
+    labels, ids = list(pack.labels), list(pack.input_ids)
+    for at, opposite in zip(first, reversed(first), strict=True):
+        labels[at], ids[at] = packing.IGNORE, pack.input_ids[opposite]
+    return replace(pack, labels=labels), replace(pack, labels=labels, input_ids=ids)
+
+
+def _answers(model: Any, batches: Sequence[dict[str, Any]]) -> torch.Tensor:
+    """Log probabilities of all answer tokens, in an order that does not depend on that of the rows."""
+    scored: list[tuple[int, float]] = []
+    for batch in batches:
+        batch = send_to_device(batch, model.device)
+        labels_T = batch.pop("labels")[0, 1:]
+        with torch.no_grad():
+            logits_TV = model(**batch, use_cache=False).logits[0, :-1].float()
+        at = labels_T != packing.IGNORE
+        found_K = logits_TV[at].log_softmax(-1).gather(1, labels_T[at, None])[:, 0]
+        scored += zip(labels_T[at].tolist(), found_K.tolist(), strict=True)
+    return torch.tensor([value for _, value in sorted(scored)])

@@ -182,3 +182,19 @@ def collate(packs: Sequence[Pack], pad_token_id: int) -> dict[str, Any]:
         "labels": grid("labels", IGNORE),
         "layout": layout(packs, length),
     }
+
+
+def pad(examples: Sequence[Example], pad_token_id: int) -> dict[str, Any]:
+    """The same for a model that takes no packs: rows as they are, `attention_mask` (B, T) instead of a layout."""
+    import torch
+
+    length = max(map(len, examples))
+
+    def grid(rows: list[list[int]], fill: int) -> torch.Tensor:
+        return torch.tensor([row + [fill] * (length - len(row)) for row in rows])
+
+    return {
+        "input_ids": grid([e.prompt_ids + e.answer_ids for e in examples], pad_token_id),
+        "attention_mask": grid([[1] * len(e) for e in examples], 0),
+        "labels": grid([[IGNORE] * len(e.prompt_ids) + e.answer_ids for e in examples], IGNORE),
+    }

@@ -85,7 +85,7 @@ class TrainingSettings(Strict):
     """LoRA scale: updates are multiplied by alpha / rank."""
     learning_rate: float = Field(default=3e-3, gt=0)
     """Peak: it rises over the first twentieth and falls to zero along a cosine."""
-    epochs: float = Field(default=3, gt=0)
+    epochs: float = Field(default=5, gt=0)
     """Passes over the training rows."""
     max_steps: int | None = Field(default=None, ge=1)
     """Optimizer steps at most, whatever `epochs` would give."""
@@ -95,8 +95,8 @@ class TrainingSettings(Strict):
     batch_tokens: int = Field(default=1024, ge=1)
     """Tokens in one optimizer step of one worker, shared prefixes counted once."""
     pack_tokens: int | None = Field(default=None, ge=1)
-    """Tokens of a pack: rows behind one copy of the tools that they share. Sharing wants it large, attention, whose
-    cost grows with its square, small; left out: five rows, at least 512."""
+    """Tokens of a pack: rows behind one copy of the tools that they share; left out: a step's, and at least five
+    rows."""
     max_tokens: int = Field(default=2048, ge=1)
     """Longest row in tokens; longer ones are left out and counted."""
     gradient_checkpointing: bool = False

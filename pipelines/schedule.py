@@ -85,7 +85,7 @@ class Plan:
     @classmethod
     def make(cls, examples: list[Example], settings: TrainingSettings, packed: bool, workers: int = 1) -> Plan:
         """Shuffled and packed anew for each epoch; micro-batches of about `pack_tokens`, steps of `batch_tokens`."""
-        size = settings.pack_tokens or max(512, 5 * sorted(map(len, examples))[len(examples) // 2])
+        size = settings.pack_tokens or max(settings.batch_tokens, 5 * sorted(map(len, examples))[len(examples) // 2])
         epochs = [
             _batches(examples, size, packed, f"{settings.seed}-{epoch}") for epoch in range(math.ceil(settings.epochs))
         ]

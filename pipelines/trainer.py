@@ -11,7 +11,6 @@ import json
 import os
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ import ray.train
 import torch
 import torch.distributed as distributed
 import torch.nn.functional as F
-from accelerate.utils import send_to_device
 from datasets import Dataset
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from ray.train import Checkpoint
@@ -59,8 +57,9 @@ def fit(job: Job) -> Outcome:
                 f"none of {len(rows)} rows has at most {settings.max_tokens} tokens; raise training.max_tokens"
             )
         model = METHODS[settings.method](job, _load(job.model))
-        if refusal := take_packs(model, fitting, pad):
+        if refusal := attention.take_packs(model, fitting, pad):
             _say(f"{refusal}: training on plain rows")
+        form = packing.pad if refusal else packing.collate
         plan = Plan.make(fitting, settings, refusal is None, context.get_world_size())
         clock = Clock(plan.steps, settings.max_seconds)
         reporter = Reporter(clock, plan, settings, *_earlier(resume))
@@ -69,7 +68,7 @@ def fit(job: Job) -> Outcome:
             model=model,
             args=_arguments(settings, plan, scratch),
             train_dataset=Dataset.from_dict({"batch": list(range(len(plan.batches)))}),
-            data_collator=lambda items: collate(plan.batches[items[0]["batch"]], plan.packed, pad),
+            data_collator=lambda items: form(plan.batches[items[0]["batch"]], pad),
             processing_class=tokenizer,
             callbacks=[reporter],
         )
@@ -186,74 +185,6 @@ class Reporter(TrainerCallback):
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         (folder / "spent.json").write_text(json.dumps({"seconds": self._clock.elapsed_s, "history": self.history}))
         _report(self.history[-1], folder)
-
-
-def take_packs(model: Any, examples: list[packing.Example], pad: int) -> str | None:
-    """Switch the model to attention over packs; or say why it has to have plain rows, and leave it as it was.
-
-    Measured, not read off a list of architectures. A model that computes its attention by itself, or that has states
-    besides attention, mixes rows up. A sliding window shorter than a row would see the wrong tokens as well.
-    """
-    config = model.config.get_text_config()
-    window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
-    if window is not None and window < max(len(example) for example in examples):
-        return f"the model's window of {window} tokens is shorter than a row"
-    few = sorted(examples, key=len)[:4]
-    together = packing.pack(few, 4 * len(few[-1]))[0]
-    usual, alone = config._attn_implementation, _answers(model, few, False, pad)
-    close = 0.02 * alone.std().clamp(min=1e-6)  # bf16 noise came to 0.01 of the spread, a mask that is ignored to 0.17
-    try:
-        model.set_attn_implementation(attention.NAME)
-        others, disturbed = (_answers(model, [p], True, pad) for p in _disturb(together))
-        if (_answers(model, [together], True, pad) - alone).abs().mean() < close and torch.equal(others, disturbed):
-            return None
-        refusal = "rows in a pack disturb each other in this model"
-    except (TypeError, ValueError, RuntimeError) as error:
-        refusal = f"the model takes no packs ({str(error).splitlines()[0][:100]})"
-    model.set_attn_implementation(usual)
-    return refusal
-
-
-def _disturb(pack: packing.Pack) -> tuple[packing.Pack, packing.Pack]:
-    """The pack without the labels of its first row, and the same with that row's tokens in reverse: a state that runs
-    through the pack, however faint, tells the other rows."""
-    first = [at for at, row in enumerate(zip(pack.group, pack.row, strict=True)) if row == (pack.group[0], 1)]
-    labels, ids = list(pack.labels), list(pack.input_ids)
-    for at, opposite in zip(first, reversed(first), strict=True):
-        labels[at], ids[at] = packing.IGNORE, pack.input_ids[opposite]
-    return replace(pack, labels=labels), replace(pack, labels=labels, input_ids=ids)
-
-
-def collate(sequences: list[Any], packed: bool, pad: int) -> dict[str, Any]:
-    """Arguments of a micro-batch: packs with their layout, or rows with a plain mask."""
-    if packed:
-        return packing.collate(sequences, pad)
-    T = max(len(example) for example in sequences)
-
-    def padded(values: list[list[int]], filler: int) -> torch.Tensor:
-        return torch.tensor([row + [filler] * (T - len(row)) for row in values])
-
-    prompts, answers = [e.prompt_ids for e in sequences], [e.answer_ids for e in sequences]
-    both = [[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)]
-    return {
-        "input_ids": padded(both, pad),
-        "attention_mask": padded([[1] * len(row) for row in both], 0),
-        "labels": padded([[-100] * len(p) + [*a] for p, a in zip(prompts, answers, strict=True)], -100),
-    }
-
-
-def _answers(model: Any, sequences: list[Any], packed: bool, pad: int) -> torch.Tensor:
-    """Log probabilities of all answer tokens, in an order that does not depend on that of the rows."""
-    scored: list[tuple[int, float]] = []
-    for sequence in sequences:
-        batch = send_to_device(collate([sequence], packed, pad), model.device)
-        labels_T = batch.pop("labels")[0, 1:]
-        with torch.no_grad():
-            logits_TV = model(**batch, use_cache=False).logits[0, :-1].float()
-        at = labels_T != -100
-        found_K = logits_TV[at].log_softmax(-1).gather(1, labels_T[at, None])[:, 0]
-        scored += zip(labels_T[at].tolist(), found_K.tolist(), strict=True)
-    return torch.tensor([value for _, value in sorted(scored)])
 
 
 def _load(model: str) -> PreTrainedModel:

@@ -214,15 +214,15 @@ def test_model_without_attention_is_trained_on_plain_rows(dataset, models):
     """Whether packs keep rows apart is measured: a state-space model mixes them up, attention does not."""
     from transformers import AutoModelForCausalLM, AutoTokenizer, MambaConfig, MambaForCausalLM
 
-    from pipelines import attention, packing, trainer
+    from pipelines import attention, packing
 
     tokenizer = AutoTokenizer.from_pretrained(models["llama"])
     rows = [{"messages": row.messages, "tools": row.tools} for row in dataset.train()[:8]]
     examples = [packing.encode(tokenizer, row) for row in rows]
     mamba = MambaForCausalLM(MambaConfig(vocab_size=512, hidden_size=32, num_hidden_layers=2, state_size=4))
-    assert trainer.take_packs(mamba, examples, 0) and mamba.config._attn_implementation != attention.NAME
+    assert attention.take_packs(mamba, examples, 0) and mamba.config._attn_implementation != attention.NAME
     llama = AutoModelForCausalLM.from_pretrained(models["llama"])
-    assert trainer.take_packs(llama, examples, 0) is None and llama.config._attn_implementation == attention.NAME
+    assert attention.take_packs(llama, examples, 0) is None and llama.config._attn_implementation == attention.NAME
 
 
 def kill_worker_when(condition, ended: threading.Event):
