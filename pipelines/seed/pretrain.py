@@ -37,14 +37,14 @@ class Recipe(Strict):
     """What the weights follow from (`recipe.yaml`)."""
 
     seed: int = 0
-    steps: int = 2600
+    steps: int = 5000
     scenes_per_step: int = 4
     """About 11 conversations of 60 tokens each, behind 50 tokens of tools."""
     pack_tokens: int = 512
     early_scenes: int = 6000
     """Over so many scenes the share of copy drills falls to its final value."""
     warmup_steps: int = 40
-    decay_steps: int = 1000
+    decay_steps: int = 3800
     matrix_rate: float = 0.02
     """Muon's learning rate, for the matrices of the layers."""
     other_rate: float = 0.003
