@@ -111,6 +111,9 @@ def fit(job: Job, work: Path, folder: Path) -> Outcome:
     from ray.train.torch import TorchTrainer
 
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", str(POLL_S))
+    if len(ray.nodes()) == 1:
+        # It tells workers that another machine is about to go. On a machine alone it is a process for nothing.
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     settings = job.training
     free = ray.available_resources().get("GPU", 0) >= settings.workers
     trainer = TorchTrainer(
