@@ -42,7 +42,7 @@ def fit(job: Job) -> Outcome:
     Raises `ValueError` if there is nothing to train on, or weights that are not safetensors.
     """
     started, context, settings = time.monotonic(), ray.train.get_context(), job.training
-    # One core stays with what serves. Threads wait for each other thousands of times a step, so with all the cores every
+    # One core stays with what serves. Threads wait for each other thousands of times a step: if all cores are theirs, every
     # process of the cluster that wakes up stops them all: 2,900 tokens/s on two cores, 3,400 on one of them.
     torch.set_num_threads(max(1, (len(os.sched_getaffinity(0)) - 1) // context.get_local_world_size()))
     with tempfile.TemporaryDirectory() as scratch:
