@@ -42,8 +42,8 @@ def fit(job: Job) -> Outcome:
     Raises `ValueError` if there is nothing to train on, or weights that are not safetensors.
     """
     started, context, settings = time.monotonic(), ray.train.get_context(), job.training
-    # One core stays with what serves. Threads wait for each other thousands of times a step: if all cores are theirs, every
-    # process of the cluster that wakes up stops them all: 2,900 tokens/s on two cores, 3,400 on one of them.
+    # One core stays with what serves. Threads wait for each other thousands of times a step: on all cores every process
+    # of the cluster that wakes up stops them all, and two cores came to 2,900 tokens/s, one of them alone to 3,400.
     torch.set_num_threads(max(1, (len(os.sched_getaffinity(0)) - 1) // context.get_local_world_size()))
     with tempfile.TemporaryDirectory() as scratch:
         resume = _fetch(ray.train.get_checkpoint(), Path(scratch))
