@@ -6,7 +6,7 @@ FREE_MIB = 6144
 stamp = .venv/ready
 uv = .venv/bin/uv
 # Two processes, whatever the machine: one has the cluster, and starting things is waiting as much as computing.
-both = -n 2 --dist loadgroup --no-loadscope-reorder
+both = -n 2 --dist loadscope --no-loadscope-reorder
 
 .PHONY: demo test test-fast check bench lock clean
 .DELETE_ON_ERROR:

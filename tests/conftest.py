@@ -71,19 +71,28 @@ class Cluster:
         raise AssertionError("no free ports between 20000 and 28000")
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+SHARED = ("tests/e2e/", "tests/cluster/test_security.py", "tests/services/test_serving.py", "tests/test_notebooks.py")
+"""Who shares the session's cluster. They are the longest chain, so they come first, in one of the processes."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """For `pytest -n 2 --dist loadgroup`: what shares the session's cluster stays in one process, one after the other.
-
-    It is the longest chain, so it comes first; the other modules fill the other process.
-    """
-
-    def shared(item: pytest.Item) -> bool:
-        return "cluster" in getattr(item, "fixturenames", ())
-
     for item in items:
-        item.add_marker(pytest.mark.xdist_group("cluster" if shared(item) else item.nodeid.split("::")[0]))
-    items.sort(key=lambda item: not shared(item))
+        assert item.nodeid.startswith(SHARED) or "cluster" not in getattr(item, "fixturenames", ()), (
+            f"{item.nodeid} asks for the session's cluster: name its module in SHARED"
+        )
+    items.sort(key=lambda item: not item.nodeid.startswith(SHARED))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """For `pytest -n 2`: what shares the cluster stays in one process, and so does each other module."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Chains(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return SHARED[0] if nodeid.startswith(SHARED) else nodeid.split("::")[0]
+
+    return Chains(config, log)
 
 
 @pytest.fixture(scope="session")
