@@ -47,7 +47,7 @@ QUICK = TrainingSettings(
 
 
 @pytest.fixture(scope="module", autouse=True)
-def cluster():
+def local_ray():
     import ray
 
     ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
