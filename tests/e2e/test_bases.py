@@ -146,7 +146,7 @@ def test_a_whole_cycle_turns_on_qwen(cluster: Cluster, qwen: str, tmp_path: Path
         tmp_path / "recipe.yaml",
         alias="scholar",
         curation={"near_duplicate": 1, "min_rows": 16},
-        training={"epochs": 60, "learning_rate": 0.01, "rank": RANK},
+        training={"epochs": 60, "learning_rate": 0.005, "batch_tokens": 512, "rank": RANK},
         evaluation={"max_tokens": 64},
         # Random weights are not sure of every brace yet: once, three of twelve answers were no JSON.
         gate={"min_rows": 8, "well_formed": 0.5},
