@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pipelines.seed.card import write_card
 from pipelines.seed.pretrain import HERE, Recipe, make_tokenizer, train_loop
+from pipelines.train import WORKER_ENVIRONMENT
 
 
 def rebuild(
@@ -38,7 +39,11 @@ def rebuild(
         train_loop_config=config,
         scaling_config=ScalingConfig(num_workers=workers),
         torch_config=TorchConfig(backend="gloo"),
-        run_config=RunConfig(name="seed", storage_path=str(out / "runs")),
+        run_config=RunConfig(  # type: ignore[call-arg]  # mypy sees the class of Ray Train V1
+            name="seed",
+            storage_path=str(out / "runs"),
+            worker_runtime_env={"env_vars": WORKER_ENVIRONMENT},
+        ),
     )
     trainer.fit()
     if stop == settings.steps:
