@@ -5,8 +5,6 @@ PYTHON ?= $(or $(shell command -v python3.11),$(shell command -v python3),python
 FREE_MIB = 6144
 stamp = .venv/ready
 uv = .venv/bin/uv
-# Two processes, whatever the machine: one has the cluster, and starting things is waiting as much as computing.
-both = -n 2 --dist loadscope --no-loadscope-reorder
 
 .PHONY: demo test test-fast check bench lock clean
 .DELETE_ON_ERROR:
@@ -15,10 +13,10 @@ demo: $(stamp)
 	.venv/bin/trivium demo $(if $(TRAFFIC),--traffic $(TRAFFIC)) $(DEMO)
 
 test: $(stamp)
-	.venv/bin/pytest $(both) $(TESTS)
+	.venv/bin/pytest $(TESTS)
 
 test-fast: $(stamp)
-	.venv/bin/pytest -m "not ray" $(both) $(TESTS)
+	.venv/bin/pytest -m "not ray" -n 2 --dist loadfile $(TESTS)
 
 bench: $(stamp)
 	.venv/bin/python -m benchmarks.$(or $(NAME),log) $(BENCH)

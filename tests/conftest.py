@@ -71,30 +71,6 @@ class Cluster:
         raise AssertionError("no free ports between 20000 and 28000")
 
 
-SHARED = ("tests/e2e/", "tests/cluster/test_security.py", "tests/services/test_serving.py", "tests/test_notebooks.py")
-"""Who shares the session's cluster. They are the longest chain, so they come first, in one of the processes."""
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        assert item.nodeid.startswith(SHARED) or "cluster" not in getattr(item, "fixturenames", ()), (
-            f"{item.nodeid} asks for the session's cluster: name its module in SHARED"
-        )
-    items.sort(key=lambda item: not item.nodeid.startswith(SHARED))
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """For `pytest -n 2`: what shares the cluster stays in one process, and so does each other module."""
-    from xdist.scheduler import LoadScopeScheduling
-
-    class Chains(LoadScopeScheduling):
-        def _split_scope(self, nodeid: str) -> str:
-            return SHARED[0] if nodeid.startswith(SHARED) else nodeid.split("::")[0]
-
-    return Chains(config, log)
-
-
 @pytest.fixture(scope="session")
 def torch() -> Any:
     """Imported by those who use it: every process that only collects tests would wait 5 s for it."""
