@@ -1,6 +1,6 @@
 """vLLM under Ray Serve LLM: what we ask of it differently, and how adapters get into it.
 
-Imported in replicas only, where there are no GPUs: it imports vLLM, which takes 13 s.
+It imports vLLM, which takes 13 s: for a CPU engine only its replicas do.
 """
 
 from __future__ import annotations

@@ -32,9 +32,9 @@ restaurants, films, books), with our own names and phrasings; a benchmark such a
 
 ## Training
 
-{steps:,} steps of {per_step} scenes through Ray Train; Muon for the matrices, AdamW for embeddings and norms, warm up, stay, decay; loss on answers only; rows of one
+{steps:,} steps of {per_step} scenes; Muon for the matrices, AdamW for embeddings and norms, warm up, stay, decay; loss on answers only; rows of one
 scene packed behind one copy of its tools. The first two layers start with the wiring of induction heads (`pipelines/seed/model.py`). {hours:.2f} hours of wall clock{remark}.
-`trivium seed --rebuild` repeats it; `curve.json` is its loss curve, in short:
+`trivium seed --rebuild` repeats it through Ray Train; `curve.json` is its loss curve, in short:
 
 | step | {steps_row} |
 |---|{line}|
