@@ -1,8 +1,9 @@
 """Attention over packs that computes what the tree lets look, and nothing else: each row its prefix and itself.
 
 Under a mask over a whole pack most scores are computed to be thrown away, 86 % in the seed model's packs of 512 tokens;
-on two CPU cores attention was 40 % of a training step. Here the rows of a micro-batch are gathered by length and attend as a batch behind their prefixes, as
-"Hydragen" (Juravsky et al., 2024) does in decoding. Registered with transformers, as any model's `attn_implementation`.
+on two CPU cores attention was 40 % of a training step. Here the rows of a micro-batch are gathered by length and attend
+as a batch behind their prefixes, as "Hydragen" (Juravsky et al., 2024) does in decoding. Registered with transformers,
+as any model's `attn_implementation`.
 
 Shapes: B packs of T tokens, R rows of at most L tokens behind prefixes of at most P, K = P + L, H heads of D.
 """

@@ -29,8 +29,9 @@ POLL_S = 0.5
 """How often Ray Train's controller asks its workers. They wait for it with each report, for 2 s if nothing is said."""
 WORKER_ENVIRONMENT = {
     # Threads that wait for each other give way after a while. Spinning on, as is OpenMP's default, they fight with the
-    # engine on the same cores: 64 tokens/s against 495, where both cores were busy several times over. Giving way at once
-    # costs speed on quiet cores: 4,600 and 5,900 tokens/s with 2,000 spins, 6,200 and 6,500 with 100,000. This is between.
+    # engine on the same cores: 64 tokens/s against 495, where both cores were busy several times over. Giving way at
+    # once costs speed on quiet cores: 4,600 and 5,900 tokens/s with 2,000 spins, 6,200 and 6,500 with 100,000. This is
+    # between the two, and was not measured itself.
     "GOMP_SPINCOUNT": "50000",
     # Ray Train's `print` writes every line twice.
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
