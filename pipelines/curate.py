@@ -28,10 +28,10 @@ from pipelines.targets import Unusable, choose, slice_of, spoken, target
 if TYPE_CHECKING:
     import pyarrow as pa
 
-CODE = 1
+CODE = 2
 """Raised when the same inputs give another output than before."""
-OPTIONS = ("tool_choice", "response_format", "parallel_tool_calls")
-"""What of the request's parameters decides which answers are well-formed; evaluation sends them again."""
+OPTIONS = ("tool_choice", "response_format", "parallel_tool_calls", "chat_template_kwargs")
+"""What of the request's parameters decides prompt and well-formed answers; evaluation sends them again."""
 LIGHT = ("row_id", "time", "session", "slice", "prompt", "target", "signature", "dropped", "scrubbed")
 """Columns of prepared rows that come to the driver."""
 BLOCK_ROWS = 4000

@@ -10,13 +10,9 @@ Shapes: B packs, T tokens of a pack.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from typing import Any
 
 IGNORE = -100
 """The label that cross entropy leaves out (torch's default `ignore_index`)."""
@@ -52,53 +48,6 @@ class Pack:
         self.position_ids += range(start, start + len(ids))
         self.group += [group] * len(ids)
         self.row += [row] * len(ids)
-
-
-def encode(tokenizer: PreTrainedTokenizerBase, row: dict[str, Any]) -> Example:
-    """Tokens of one row `{"messages": [...], "tools": [...]}` whose last message is the assistant's answer.
-
-    Arguments may be JSON strings, as OpenAI sends them; they are put into the order of the tool's schema, which is the
-    order that the seed model learnt and that grammar-guided decoding emits. Raises `ValueError` if the last message is
-    not the assistant's, or if the template does not render the prompt as a prefix of the whole conversation.
-    """
-    messages, tools = row["messages"], row.get("tools") or None
-    if not messages or messages[-1].get("role") != "assistant":
-        raise ValueError("the last message of a row must be the assistant's answer")
-    messages = [_with_dict_arguments(message, tools or []) for message in messages]
-    prompt: Any = tokenizer.apply_chat_template(messages[:-1], tools=tools, add_generation_prompt=True, tokenize=False)
-    whole: Any = tokenizer.apply_chat_template(messages, tools=tools, tokenize=False)
-    if not whole.startswith(prompt) or whole == prompt:
-        raise ValueError(
-            "the chat template does not render the prompt as a prefix of the conversation "
-            f"(prompt ends {prompt[-40:]!r}, there the conversation has {whole[max(len(prompt) - 40, 0) :][:60]!r}); "
-            "use a template that keeps earlier turns as they were"
-        )
-    prompt_ids: list[int] = tokenizer.encode(prompt, add_special_tokens=False)
-    whole_ids: list[int] = tokenizer.encode(whole, add_special_tokens=False)
-    if whole_ids[: len(prompt_ids)] != prompt_ids:
-        raise ValueError(
-            "the tokenizer merges the prompt's last token with the answer; "
-            "let the template end the prompt with a special token"
-        )
-    return Example(prompt_ids, whole_ids[len(prompt_ids) :])
-
-
-def _with_dict_arguments(message: dict[str, Any], tools: list[dict[str, Any]]) -> dict[str, Any]:
-    """A copy whose calls carry `arguments` as a dict in schema order, as templates expect them."""
-    if not message.get("tool_calls"):
-        return message
-    schemas = {
-        t["function"]["name"]: list((t["function"].get("parameters") or {}).get("properties") or {}) for t in tools
-    }
-    calls = []
-    for call in message["tool_calls"]:
-        function = dict(call["function"])
-        given = function.get("arguments") or {}
-        arguments = json.loads(given) if isinstance(given, str) else given
-        order = {name: at for at, name in enumerate(schemas.get(function["name"], []))}
-        function["arguments"] = dict(sorted(arguments.items(), key=lambda item: order.get(item[0], len(order))))
-        calls.append({**call, "function": function})
-    return {**message, "tool_calls": calls}
 
 
 def _shared(a: Sequence[int], b: Sequence[int], limit: int) -> int:

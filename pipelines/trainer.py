@@ -25,7 +25,7 @@ from ray.train import Checkpoint
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
-from pipelines import attention, packing
+from pipelines import attention, packing, prompt
 from pipelines.artifacts import read_rows
 from pipelines.recipe import TrainingSettings
 from pipelines.schedule import Clock, Plan
@@ -52,7 +52,9 @@ def fit(job: Job) -> Outcome:
         tokenizer = AutoTokenizer.from_pretrained(job.model)
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
         rows = read_rows(Path(job.dataset) / "train")
-        examples = [packing.encode(tokenizer, {"messages": row.messages, "tools": row.tools}) for row in rows]
+        examples = [
+            prompt.encode(tokenizer, row.messages, row.tools, row.options.get("chat_template_kwargs")) for row in rows
+        ]
         fitting = [example for example in examples if len(example) <= settings.max_tokens]
         if not fitting:
             raise ValueError(

@@ -61,7 +61,7 @@ class Recipe(Strict):
 
 
 def encode_scene(tokenizer: PreTrainedTokenizerBase, scene: Scene) -> list[Example]:
-    """`packing.encode` for a scene, faster: one rendering for a row, cut at the last turn's marker."""
+    """`prompt.encode` for a scene, faster: one rendering for a row, cut at the last turn's marker."""
     marker = tokenizer.convert_tokens_to_ids("<|assistant|>")
     tools: list[Any] = list(scene.tools)
     texts: Any = tokenizer.apply_chat_template(scene.conversations, tools=tools, tokenize=False)

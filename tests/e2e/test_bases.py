@@ -73,9 +73,10 @@ def test_both_bases_answer_behind_one_base_url_and_are_logged(cluster: Cluster, 
         listed = {model.id for model in api.models.list()}
         assert {"seed", qwen, "assistant", "scholar", "helper"} <= listed
         for model, version in (("assistant", champion), ("scholar", "scholar@0"), (qwen, f"{qwen}@0")):
-            for stream in (False, True):
-                heard.append(one_answer(api, model, "hello", stream, begun=0))
-                assert heard[-1].version == version and heard[-1].text is not None, heard[-1]
+            whole, streamed = (one_answer(api, model, "hello", stream, begun=0) for stream in (False, True))
+            assert whole.version == streamed.version == version
+            assert whole.text == streamed.text is not None
+            heard += [whole, streamed]
     logged = {record["request_id"]: record for record in each(log_entries(cluster, tmp_path / "log.jsonl"), "record")}
     for answer in heard:
         assert answer.request_id and logged[answer.request_id]["version"] == answer.version
@@ -114,6 +115,9 @@ def test_promotion_and_rollback_reach_both_replicas_in_3_s_and_nothing_fails(clu
                 assert time.monotonic() - begun < 3
             assert versions(load, since=time.monotonic()) == {version}, "the call returns when every replica follows"
         held = admin.rollout()["replicas"][qwen]
+        for command, version in (("promote helper@2", "helper@2"), ("rollback helper", "helper@1")):
+            cluster.trivium(*command.split())
+            assert versions(load, since=time.monotonic()) == {version}
     assert not load.failures
     assert len(held) == 2 and all({"helper@1", "helper@0"} <= set(replica["versions"]) for replica in held)
 
@@ -148,9 +152,7 @@ def test_a_whole_cycle_turns_on_qwen(cluster: Cluster, qwen: str, tmp_path: Path
         curation={"near_duplicate": 1, "min_rows": 16},
         training={"epochs": 60, "learning_rate": 0.005, "batch_tokens": 512, "rank": RANK},
         evaluation={"max_tokens": 64},
-        # Not asked for: the grammar has no line break behind <tool_call>, which Qwen's template writes. With it these
-        # weights answered 12 of 12 rightly under transformers, without it none; 7 of 12 were malformed under vLLM.
-        gate={"min_rows": 8, "well_formed": 0},
+        gate={"min_rows": 8},
     )
     champion = answers(cluster)
     cluster.trivium("cycle", "--recipe", str(file))
@@ -159,19 +161,22 @@ def test_a_whole_cycle_turns_on_qwen(cluster: Cluster, qwen: str, tmp_path: Path
     assert answers(cluster, "scholar") == "scholar@1" and answers(cluster) == champion
 
 
-def test_one_of_two_replicas_killed_is_replaced_and_holds_the_same_versions(
+def test_the_engine_of_one_of_two_replicas_killed_only_its_own_requests_fail_and_a_new_one_holds_the_same(
     cluster: Cluster, qwen: str, tmp_path: Path
 ) -> None:
-    victim = processes(cluster, f"ServeReplica:{qwen}:")[0]
+    replica = processes(cluster, f"ServeReplica:{qwen}:")[0]
+    engine = next(child for child in replica.children(recursive=True) if "EngineCore" in child.name())
     with Client(cluster.settings, cluster.api_key) as admin, Load(cluster, model="helper") as load:
         champion = admin.rollout()["aliases"]["helper"]["champion"]
         eventually(lambda: len(load.complete) >= 10, 60, "traffic")
-        victim.kill()
+        engine.kill()
         dead, alive = time.monotonic(), len(load.complete)
         eventually(lambda: len(load.complete) > alive + 8, 60, "the other one goes on meanwhile")
+        eventually(lambda: not replica.is_running(), 60, "a replica without its engine ends")
         eventually(lambda: len(admin.rollout()["replicas"].get(qwen, [])) == 2, 300, "a new replica")
         held = admin.rollout()["replicas"][qwen]
+    late = [heard.error for heard in load.after(dead + 5) if heard.error]
+    assert not late, "5 s after an engine's death the replica that died with it gets no more requests"
     assert all(champion in replica["versions"] for replica in held)
     logged = {record["request_id"] for record in each(log_entries(cluster, tmp_path / "log.jsonl"), "record")}
     assert {heard.request_id for heard in load.complete} <= logged
-    assert any(heard.begun > dead for heard in load.complete)

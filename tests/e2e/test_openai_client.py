@@ -81,17 +81,13 @@ def test_request_that_offers_some_tools_never_gets_a_call_to_another(api: OpenAI
 
 
 def test_renamed_tools_are_called_by_their_new_names(api: OpenAI) -> None:
-    dice, whole = random.Random(1), 0
+    dice = random.Random(1)
     for text in ASKED * 3:
         names = {given["function"]["name"]: f"fn_{dice.randrange(10**6)}" for given in TOOLS}
         renamed = [{**g, "function": {**g["function"], "name": names[g["function"]["name"]]}} for g in TOOLS]
-        choice = ask(api, text, tools=renamed, tool_choice="required", max_tokens=96).choices[0]
-        called = {call.function.name for call in choice.message.tool_calls or []}
-        assert called <= set(names.values())
-        # Under names that it never met the small model may lose itself in an argument until its tokens are used up.
-        assert called or choice.finish_reason == "length", choice
-        whole += bool(called)
-    assert whole
+        answer = ask(api, text, tools=renamed, tool_choice="required", max_tokens=256)
+        called = {call.function.name for call in answer.choices[0].message.tool_calls or []}
+        assert called and called <= set(names.values()), answer.choices[0]
 
 
 def test_named_tool_is_called(api: OpenAI) -> None:

@@ -6,16 +6,9 @@ from itertools import islice
 
 import pytest
 
-from pipelines.packing import IGNORE, Example, collate, encode, fitting, pack
+from pipelines.packing import IGNORE, Example, collate, fitting, pack
 from pipelines.seed.corpus import scenes
 from pipelines.seed.pretrain import WEIGHTS, encode_scene
-
-TOOLS = [
-    {
-        "type": "function",
-        "function": {"name": "paint", "parameters": {"type": "object", "properties": {"colour": {}, "what": {}}}},
-    }
-]
 
 
 @pytest.fixture(scope="module")
@@ -44,17 +37,6 @@ def tiny(torch):
     ).eval()
     model.set_attn_implementation(attention.NAME)
     return model
-
-
-def row(colour="red", arguments=None, tools=TOOLS):
-    call = {"id": "c", "type": "function", "function": {"name": "paint", "arguments": arguments or {"colour": colour}}}
-    return {
-        "messages": [
-            {"role": "user", "content": f"paint it {colour}"},
-            {"role": "assistant", "content": None, "tool_calls": [call]},
-        ],
-        "tools": tools,
-    }
 
 
 @pytest.mark.parametrize("short", [True, False], ids=["short rows", "rows for the flash kernel"])
@@ -143,27 +125,3 @@ def test_identical_prompts_keep_a_token_of_their_own():
     assert packs[0].input_ids == [1, 2, 3, 4, 3, 5]
     assert packs[0].labels == [IGNORE, IGNORE, IGNORE, 4, IGNORE, 5]
     assert packs[0].position_ids == [0, 1, 2, 3, 2, 3]
-
-
-def test_arguments_are_put_into_schema_order_and_may_be_strings(tokenizer):
-    jumbled = encode(tokenizer, row(arguments='{"what": "door", "colour": "red"}'))
-    assert '{"colour": "red", "what": "door"}' in tokenizer.decode(jumbled.answer_ids)
-    assert encode(tokenizer, row(arguments={"what": "door", "colour": "red"})) == jumbled
-    assert tokenizer.decode(jumbled.answer_ids).endswith("</tool_call><|end|>")
-
-
-def test_encoding_agrees_with_the_fast_way_of_pre_training(tokenizer):
-    for scene in islice(scenes(6), 20):
-        assert encode_scene(tokenizer, scene) == [encode(tokenizer, r) for r in scene.rows()]
-
-
-def test_a_template_that_rewrites_history_is_named(tokenizer):
-    template = tokenizer.chat_template
-    try:
-        tokenizer.chat_template = "{{ messages | length }}{% for m in messages %}{{ m.role }}{% endfor %}"
-        with pytest.raises(ValueError, match="prefix of the conversation"):
-            encode(tokenizer, row())
-    finally:
-        tokenizer.chat_template = template
-    with pytest.raises(ValueError, match="last message"):
-        encode(tokenizer, {"messages": [{"role": "user", "content": "x"}], "tools": TOOLS})

@@ -42,7 +42,7 @@ CHATML = """{%- if tools %}<|im_start|>system
 {% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
 {% endif %}"""
 QUICK = TrainingSettings(
-    rank=8, alpha=16, learning_rate=1e-2, epochs=4, batch_tokens=600, pack_tokens=300, max_seconds=None
+    rank=8, alpha=16, learning_rate=1e-2, epochs=4, batch_tokens=800, pack_tokens=400, max_seconds=None
 )
 
 
@@ -148,7 +148,7 @@ def test_loss_falls_and_peft_loads_the_adapter(dataset, models, tmp_path):
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from pipelines import packing
+    from pipelines import prompt
 
     outcome = fit(job(dataset, models["qwen"]), tmp_path / "work", tmp_path)
     assert outcome.history[-1]["loss"] < outcome.history[0]["loss"] / 2
@@ -157,7 +157,7 @@ def test_loss_falls_and_peft_loads_the_adapter(dataset, models, tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(models["qwen"])
     base = AutoModelForCausalLM.from_pretrained(models["qwen"], dtype=torch.float32)
     row = dataset.train()[0]
-    example = packing.encode(tokenizer, {"messages": row.messages, "tools": row.tools})
+    example = prompt.encode(tokenizer, row.messages, row.tools)
     ids = torch.tensor([example.prompt_ids + example.answer_ids])
     labels = torch.tensor([[-100] * len(example.prompt_ids) + example.answer_ids])
     before = base(input_ids=ids, labels=labels).loss.item()
@@ -214,11 +214,10 @@ def test_model_without_attention_is_trained_on_plain_rows(dataset, models):
     """Whether packs keep rows apart is measured: a state-space model mixes them up, attention does not."""
     from transformers import AutoModelForCausalLM, AutoTokenizer, MambaConfig, MambaForCausalLM
 
-    from pipelines import attention, packing
+    from pipelines import attention, prompt
 
     tokenizer = AutoTokenizer.from_pretrained(models["llama"])
-    rows = [{"messages": row.messages, "tools": row.tools} for row in dataset.train()[:8]]
-    examples = [packing.encode(tokenizer, row) for row in rows]
+    examples = [prompt.encode(tokenizer, row.messages, row.tools) for row in dataset.train()[:8]]
     mamba = MambaForCausalLM(MambaConfig(vocab_size=512, hidden_size=32, num_hidden_layers=2, state_size=4))
     assert attention.take_packs(mamba, examples, 0) and mamba.config._attn_implementation != attention.NAME
     llama = AutoModelForCausalLM.from_pretrained(models["llama"])
