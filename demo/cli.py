@@ -16,7 +16,7 @@ import click
 @click.option(
     "--feedback", default="1,0,0", show_default=True, help="RATE,SCORE_ONLY_SHARE,WRONG_SHARE of the users' feedback."
 )
-@click.option("--requests", type=click.IntRange(1), help="Live requests at most.  [default: 1200, with --traffic 4000]")
+@click.option("--requests", type=click.IntRange(1), help="Live requests at most.  [default: 800, with --traffic 4000]")
 @click.option(
     "--validate", type=click.IntRange(1), help="Requests to measure on, at most.  [default: 300, with --traffic all]"
 )

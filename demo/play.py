@@ -19,9 +19,9 @@ from demo.traffic import Traffic, Wish
 from demo.turn import Turn, Watch
 
 ALIAS = "assistant"
-OWN_REQUESTS, GIVEN_REQUESTS = 1200, 4000
+OWN_REQUESTS, GIVEN_REQUESTS = 800, 4000
 OWN_VALIDATE = 300
-FIRST_SHARE = 0.75
+FIRST_SHARE = 0.9
 """Share of the live requests that come before the wheel's first turn; the others meet what it has learned."""
 GOOD = {"gain": 0.3, "exact_match": 0.5, "tool_accuracy": 0.92}
 """With less than this, the demo waits for another turn."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -83,11 +84,22 @@ class Plan:
     """Tokens of one epoch if every row stood alone."""
 
     @classmethod
-    def make(cls, examples: list[Example], settings: TrainingSettings, packed: bool, workers: int = 1) -> Plan:
-        """Shuffled and packed anew for each epoch; micro-batches of about `pack_tokens`, steps of `batch_tokens`."""
+    def make(
+        cls,
+        examples: list[Example],
+        settings: TrainingSettings,
+        packed: bool,
+        workers: int = 1,
+        vary: Callable[[int], list[Example]] | None = None,
+    ) -> Plan:
+        """Shuffled and packed anew for each epoch; micro-batches of about `pack_tokens`, steps of `batch_tokens`.
+
+        `vary` gives the rows of an epoch (from 0); left out, all are the same.
+        """
         size = settings.pack_tokens or max(settings.batch_tokens, 5 * sorted(map(len, examples))[len(examples) // 2])
         epochs = [
-            _batches(examples, size, packed, f"{settings.seed}-{epoch}") for epoch in range(math.ceil(settings.epochs))
+            _batches(vary(epoch) if vary else examples, size, packed, f"{settings.seed}-{epoch}")
+            for epoch in range(math.ceil(settings.epochs))
         ]
         batches = [batch for epoch in epochs for batch in epoch]
         tokens = sum(len(sequence) for batch in epochs[0] for sequence in batch)

@@ -22,11 +22,18 @@ import torch.nn.functional as F
 from datasets import Dataset
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from ray.train import Checkpoint
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PrinterCallback, TrainerCallback
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PrinterCallback,
+    TrainerCallback,
+)
 from trl import SFTConfig, SFTTrainer
 
 from pipelines import attention, packing, prompt
 from pipelines.artifacts import read_rows
+from pipelines.mentions import Mentions
 from pipelines.recipe import TrainingSettings
 from pipelines.schedule import Clock, Plan
 from pipelines.train import Job, Outcome
@@ -52,10 +59,7 @@ def fit(job: Job) -> Outcome:
         tokenizer = AutoTokenizer.from_pretrained(job.model)
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
         rows = read_rows(Path(job.dataset) / "train")
-        examples = [
-            prompt.encode(tokenizer, row.messages, row.tools, row.options.get("chat_template_kwargs")) for row in rows
-        ]
-        fitting = [example for example in examples if len(example) <= settings.max_tokens]
+        fitting = prompt.encode_rows(tokenizer, rows, settings.max_tokens)
         if not fitting:
             raise ValueError(
                 f"none of {len(rows)} rows has at most {settings.max_tokens} tokens; raise training.max_tokens"
@@ -64,7 +68,13 @@ def fit(job: Job) -> Outcome:
         if refusal := attention.take_packs(model, fitting, pad):
             _say(f"{refusal}: training on plain rows")
         form = packing.pad if refusal else packing.collate
-        plan = Plan.make(fitting, settings, refusal is None, context.get_world_size())
+        mentions = Mentions(rows)
+
+        def vary(epoch: int) -> list[packing.Example]:
+            mixture = mentions.mixture(rows, settings.mention_replacement, f"{settings.seed}-{epoch}")
+            return prompt.encode_rows(tokenizer, mixture, settings.max_tokens)
+
+        plan = Plan.make(fitting, settings, refusal is None, context.get_world_size(), vary)
         clock = Clock(plan.steps, settings.max_seconds)
         reporter = Reporter(clock, plan, settings, *_earlier(resume))
         trainer = Finetune(

@@ -40,10 +40,10 @@ def test_wheel_that_never_turned_has_no_turn() -> None:
 @pytest.mark.parametrize(
     ("count", "rate", "first"),
     [
-        (4000, 1.0, 3000),
+        (4000, 1.0, 3600),
         (1200, 1.0, 870),
         (4000, 0.2, 2350),  # the rest must bring 300 answers with feedback
-        (500, 1.0, 375),  # too few for two turns: nearly all for the first
+        (500, 1.0, 450),  # too few for two turns: nearly all for the first
         (1, 1.0, 1),
     ],
 )
