@@ -43,7 +43,7 @@ def encode(
     """
     if not messages or messages[-1].get("role") != "assistant":
         raise ValueError("the last message of a row must be the assistant's answer")
-    said = [_message(message) for message in messages]
+    said = _known_roles(tokenizer, [_message(message) for message in messages])
     if any(isinstance(message["content"], list) for message in said) and not _reads_parts(tokenizer):
         said = [{**message, "content": _joined(message["content"])} for message in said]
     options: dict[str, Any] = {"tools": _tools(tools) or None, "tokenize": False, **(switches or {})}
@@ -80,6 +80,19 @@ def _message(message: dict[str, Any]) -> dict[str, Any]:
     if calls:
         message["tool_calls"] = [{**call, "function": _called(call["function"])} for call in calls]
     return message
+
+
+def _known_roles(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A template that does not name developers gets their messages as the system's, all in one at the front."""
+    template = str(tokenizer.chat_template)
+    developers = any(message["role"] == "developer" for message in messages)
+    if not developers or "'developer'" in template or '"developer"' in template:
+        return messages
+    rules = [{**message, "role": "system"} for message in messages if message["role"] in ("system", "developer")]
+    others = [message for message in messages if message["role"] not in ("system", "developer")]
+    if len(rules) > 1 or messages[0] is others[0]:
+        rules = [{"role": "system", "content": "\n\n".join(filter(None, (_joined(r["content"]) for r in rules)))}]
+    return [*rules, *others]
 
 
 def _reads_parts(tokenizer: PreTrainedTokenizerBase) -> bool:

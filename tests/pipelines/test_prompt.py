@@ -95,7 +95,16 @@ def test_the_prompt_is_the_one_that_vllm_renders(model: str, tmp_path: Path):
 
     folder = str(WEIGHTS if model == "seed" else tiny_qwen.build(tmp_path / "qwen"))
     tokenizer, config = AutoTokenizer.from_pretrained(folder), ModelConfig(folder)
-    for turns in (TALK, TALK[:3], TALK[1:3], [*TALK[:-1], {"role": "assistant", "content": "No."}]):
+    told = {"role": "developer", "content": "Be brief."}
+    for turns in (
+        TALK,
+        TALK[:3],
+        TALK[1:3],
+        [*TALK[:-1], {"role": "assistant", "content": "No."}],
+        [told, *TALK[1:3]],
+        [TALK[0], told, *TALK[1:3]],
+        [ASKED, told, called({})],
+    ):
         for tools in ([PAINT, STRICT], [PAINT], []):
             body = {"messages": turns[:-1], "tools": tools or None}
             request = ChatCompletionRequest.model_validate(body)

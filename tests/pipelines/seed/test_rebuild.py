@@ -8,7 +8,7 @@ import pytest
 
 from pipelines.seed.pretrain import HERE, WEIGHTS, Recipe
 
-STEPS = 30
+STEPS = 20
 TOLERANCE = 0.06
 """Relative; other processors round bf16 products otherwise, and early steps are the steepest."""
 
@@ -34,7 +34,7 @@ def test_short_rebuild_follows_the_recorded_curve(tmp_path):
         ray.shutdown()
     recorded = json.loads((WEIGHTS / "curve.json").read_text())["curve"]
     again = json.loads((out / "curve.json").read_text())["curve"]
-    assert [point["step"] for point in again] == [10, 20, 30]
+    assert [point["step"] for point in again] == [10, 20]
     for new, old in zip(again, recorded, strict=False):
         assert new["loss"] == pytest.approx(old["loss"], rel=TOLERANCE)
     assert (out / "tokenizer.json").read_bytes() == (WEIGHTS / "tokenizer.json").read_bytes()
