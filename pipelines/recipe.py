@@ -87,12 +87,14 @@ class TrainingSettings(Strict):
     """Peak: it rises over the first twentieth and falls to zero along a cosine."""
     epochs: float = Field(default=6, gt=0)
     """Passes over the training rows."""
+    min_steps: int = Field(default=200, ge=0)
+    """Optimizer steps at least: few rows are passed over more often."""
     mention_replacement: float = Field(default=0.5, ge=0, le=1)
     """Share of the rows that each pass changes: values that a call copies from the request become other rows' values
     in both (`mentions.py`). For models that are too small to copy well by themselves; 0 trains on rows as they are."""
     max_steps: int | None = Field(default=None, ge=1)
     """Optimizer steps at most, whatever `epochs` would give."""
-    max_seconds: float | None = Field(default=400, gt=0)
+    max_seconds: float | None = Field(default=450, gt=0)
     """Time for the steps at most, start-up aside. The schedule follows what runs out first, steps or time, so the
     learning rate is zero at the end either way."""
     batch_tokens: int = Field(default=1024, ge=1)

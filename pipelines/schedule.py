@@ -78,6 +78,8 @@ class Plan:
     steps: int
     accumulate: int
     """Micro-batches of one step on one worker."""
+    epochs: float
+    """Passes over the rows."""
     tokens: int
     """Tokens of one epoch as they are computed: a pack counts its shared prefix once."""
     plain_tokens: int
@@ -97,19 +99,23 @@ class Plan:
         `vary` gives the rows of an epoch (from 0); left out, all are the same.
         """
         size = settings.pack_tokens or max(settings.batch_tokens, 5 * sorted(map(len, examples))[len(examples) // 2])
-        epochs = [
-            _batches(vary(epoch) if vary else examples, size, packed, f"{settings.seed}-{epoch}")
-            for epoch in range(math.ceil(settings.epochs))
-        ]
-        batches = [batch for epoch in epochs for batch in epoch]
-        tokens = sum(len(sequence) for batch in epochs[0] for sequence in batch)
-        accumulate = max(1, round(settings.batch_tokens * len(epochs[0]) / tokens))
-        last = settings.epochs - len(epochs) + 1  # the share of the last epoch that is asked for
-        wanted = sum(len(epoch) for epoch in epochs[:-1]) + len(epochs[-1]) * last
+
+        def batches(epoch: int) -> list[list]:
+            return _batches(vary(epoch) if vary else examples, size, packed, f"{settings.seed}-{epoch}")
+
+        passes = [batches(0)]
+        tokens = sum(len(sequence) for batch in passes[0] for sequence in batch)
+        accumulate = max(1, round(settings.batch_tokens * len(passes[0]) / tokens))
+        epochs = max(settings.epochs, settings.min_steps * accumulate * workers / len(passes[0]))
+        passes += [batches(epoch) for epoch in range(1, math.ceil(epochs))]
+        last = epochs - len(passes) + 1  # the share of the last epoch that is asked for
+        wanted = sum(len(each) for each in passes[:-1]) + len(passes[-1]) * last
         steps = min(max(1, round(wanted / (accumulate * workers))), settings.max_steps or 10**9)
         needed = steps * accumulate * workers
-        filled = [batches[n % len(batches)] for n in range(needed)]  # a last step that is not full takes the first rows
-        return cls(filled, packed, steps, accumulate, tokens, sum(len(example) for example in examples))
+        flat = [batch for each in passes for batch in each]
+        filled = [flat[n % len(flat)] for n in range(needed)]  # a last step that is not full takes the first rows
+        plain = sum(len(example) for example in examples)
+        return cls(filled, packed, steps, accumulate, needed / len(passes[0]), tokens, plain)
 
     @property
     def tokens_per_batch(self) -> float:

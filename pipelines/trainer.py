@@ -97,7 +97,7 @@ def fit(job: Job) -> Outcome:
                 "train_loss": reporter.history[-1]["loss"],
                 "train_steps": clock.step,
                 "train_seconds": round(clock.elapsed_s, 1),
-                "train_epochs": round(clock.step * settings.epochs / plan.steps, 3),
+                "train_epochs": round(clock.step * plan.epochs / plan.steps, 3),
                 "tokens_per_s": round(reporter.history[-1]["tokens_per_s"], 1),
                 "packing": round(plan.plain_tokens / plan.tokens, 2),
                 "rows_too_long": long,

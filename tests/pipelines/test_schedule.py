@@ -81,10 +81,23 @@ def test_plan_is_the_same_for_the_same_seed_and_differs_by_epoch():
 @pytest.mark.parametrize(("epochs", "workers", "steps"), [(1, 1, 10), (2.5, 1, 25), (1, 2, 5)])
 def test_steps_follow_from_rows_epochs_and_workers(epochs, workers, steps):
     rows = [Example([k] * 97, [1, 2, 3]) for k in range(100)]
-    settings = TrainingSettings(epochs=epochs, batch_tokens=1000, pack_tokens=100)
+    settings = TrainingSettings(epochs=epochs, min_steps=0, batch_tokens=1000, pack_tokens=100)
     plan = Plan.make(rows, settings, False, workers)
-    assert plan.steps == steps
+    assert (plan.steps, plan.epochs) == (steps, epochs)
     assert len(plan.batches) == plan.steps * plan.accumulate * workers
+
+
+def test_few_rows_are_passed_over_more_often_and_each_pass_may_differ():
+    rows, seen = [Example([k] * 97, [1, 2, 3]) for k in range(20)], []
+
+    def vary(epoch):
+        seen.append(epoch)
+        return [Example(row.prompt_ids, [epoch]) for row in rows]
+
+    settings = TrainingSettings(epochs=1, min_steps=7, batch_tokens=1000, pack_tokens=100)
+    plan = Plan.make(rows, settings, False, vary=vary)
+    assert (plan.steps, plan.epochs, seen) == (7, 3.5, [0, 1, 2, 3])
+    assert [batch[0].answer_ids for batch in plan.batches[::20]] == [[0], [1], [2], [3]]
 
 
 def test_row_longer_than_a_pack_gets_one_of_its_own():

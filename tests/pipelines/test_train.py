@@ -42,7 +42,7 @@ CHATML = """{%- if tools %}<|im_start|>system
 {% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
 {% endif %}"""
 QUICK = TrainingSettings(
-    rank=8, alpha=16, learning_rate=1e-2, epochs=4, batch_tokens=800, pack_tokens=400, max_seconds=None
+    rank=8, alpha=16, learning_rate=1e-2, epochs=4, min_steps=0, batch_tokens=800, pack_tokens=400, max_seconds=None
 )
 
 
