@@ -74,7 +74,8 @@ def fit(job: Job) -> Outcome:
             mixture = mentions.mixture(rows, settings.mention_replacement, f"{settings.seed}-{epoch}")
             return prompt.encode_rows(tokenizer, mixture, settings.max_tokens)
 
-        plan = Plan.make(fitting, settings, refusal is None, context.get_world_size(), vary)
+        varied = vary if settings.mention_replacement else None
+        plan = Plan.make(fitting, settings, refusal is None, context.get_world_size(), varied)
         clock = Clock(plan.steps, settings.max_seconds)
         reporter = Reporter(clock, plan, settings, *_earlier(resume))
         trainer = Finetune(
