@@ -89,8 +89,8 @@ def test_renamed_tools_are_called_by_their_new_names(api: OpenAI) -> None:
         called = {call.function.name for call in choice.message.tool_calls or []}
         assert called <= set(names.values())
         if not called:
-            # The grammar bounds which tool is called, not how long an argument gets: tuned on other tools, the small
-            # model may repeat a word until its tokens are used up. It does have to begin the call of an offered tool.
+            # The grammar bounds which tool is called, not how long an argument gets: the small model, tuned on other
+            # tools, may find no end to one. It does have to begin the call of an offered tool.
             assert choice.finish_reason == "length"
             assert any(f'"name": "{name}"' in (choice.message.content or "") for name in names.values()), choice
             cut_off.append(choice.message.content)
