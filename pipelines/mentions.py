@@ -52,23 +52,22 @@ class Mentions:
 
     def vary(self, row: Row, dice: random.Random) -> Row:
         """The row with some values replaced, in its last request and in its calls; itself if it mentions none."""
-        found = list(_mentions(row))
-        messages = [*row.messages]
-        calls = [json.loads(call["function"]["arguments"]) for call in messages[-1].get("tool_calls") or []]
-        text = messages[-2]["content"] if found else ""
+        found = _mentions(row)
+        if not found:
+            return row
+        *before, request, answer = row.messages
+        text = request["content"]
+        calls = [json.loads(call["function"]["arguments"]) for call in answer["tool_calls"]]
         for mention in reversed(found):  # from the end: places before a replaced one stay where they are
             if dice.random() < EACH:
                 value = dice.choice(self._values[mention.tool, mention.argument])
                 text = text[: mention.start] + value + text[mention.end :]
                 calls[mention.call][mention.argument] = value
-        if not found:
-            return row
         said = [
             {**call, "function": {**call["function"], "arguments": json.dumps(arguments, ensure_ascii=False)}}
-            for call, arguments in zip(messages[-1]["tool_calls"], calls, strict=True)
+            for call, arguments in zip(answer["tool_calls"], calls, strict=True)
         ]
-        messages[-2:] = {**messages[-2], "content": text}, {**messages[-1], "tool_calls": said}
-        return replace(row, messages=messages)
+        return replace(row, messages=[*before, {**request, "content": text}, {**answer, "tool_calls": said}])
 
 
 def _values(row: Row) -> Iterator[tuple[int, str, str, str]]:

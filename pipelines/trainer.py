@@ -22,13 +22,7 @@ import torch.nn.functional as F
 from datasets import Dataset
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from ray.train import Checkpoint
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedModel,
-    PrinterCallback,
-    TrainerCallback,
-)
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from pipelines import attention, packing, prompt
