@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 
@@ -65,24 +66,21 @@ def wish(line: str, where: str) -> Wish:
 
 
 def schemas(train: list[Wish]) -> list[dict[str, Any]]:
-    """OpenAI tool schemas: every tool with every parameter that was seen with it, both in alphabetical order.
+    """OpenAI tool schemas: every tool with every parameter that was seen with it.
 
-    The order is the same in every request, so that the engine's prefix cache holds the tools.
+    Tools come in alphabetical order, parameters in the order in which users say their values: an engine that holds the
+    model to a schema also holds it to the schema's order, and the model writes best what it can read from left to
+    right. They are the same in every request, so that the engine's prefix cache holds the tools.
     """
-    parameters: dict[str, set[str]] = {}
+    places: dict[str, dict[str, list[float]]] = {}
     for row in train:
-        parameters.setdefault(row.tool, set()).update(row.arguments)
-    return [
-        {
-            "type": "function",
-            "function": {
-                "name": tool,
-                "parameters": {
-                    "type": "object",
-                    "properties": {name: {"type": "string"} for name in sorted(names)},
-                    "additionalProperties": False,
-                },
-            },
-        }
-        for tool, names in sorted(parameters.items())
-    ]
+        said = places.setdefault(row.tool, {})
+        for name, value in row.arguments.items():
+            at = row.text.find(value)
+            said.setdefault(name, []).append(at / len(row.text) if at >= 0 else 1.0)
+    found = []
+    for tool, said in sorted(places.items()):
+        properties = {name: {"type": "string"} for name in sorted(said, key=lambda name: (fmean(said[name]), name))}
+        parameters = {"type": "object", "properties": properties, "additionalProperties": False}
+        found.append({"type": "function", "function": {"name": tool, "parameters": parameters}})
+    return found

@@ -8,7 +8,6 @@ the form in which vLLM hands requests to the template (its `ChatCompletionToolsP
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import jinja2
@@ -23,11 +22,9 @@ ALWAYS, IF_GIVEN = ("name", "description", "parameters"), ("strict", "defer_load
 """What vLLM keeps of a function, in its order."""
 
 
-def encode_rows(tokenizer: PreTrainedTokenizerBase, rows: Iterable[Row], most: int) -> list[Example]:
-    """The rows of at most so many tokens. Raises as `encode` does."""
-    switches = "chat_template_kwargs"
-    examples = (encode(tokenizer, row.messages, row.tools, row.options.get(switches)) for row in rows)
-    return [example for example in examples if len(example) <= most]
+def encode_row(tokenizer: PreTrainedTokenizerBase, row: Row) -> Example:
+    """A dataset's row. Raises as `encode` does."""
+    return encode(tokenizer, row.messages, row.tools, row.options.get("chat_template_kwargs"))
 
 
 def encode(

@@ -85,11 +85,11 @@ class TrainingSettings(Strict):
     """LoRA scale: updates are multiplied by alpha / rank."""
     learning_rate: float = Field(default=3e-3, gt=0)
     """Peak: it rises over the first twentieth and falls to zero along a cosine."""
-    epochs: float = Field(default=6, gt=0)
+    epochs: float = Field(default=7, gt=0)
     """Passes over the training rows."""
     min_steps: int = Field(default=200, ge=0)
     """Optimizer steps at least: few rows are passed over more often."""
-    mention_replacement: float = Field(default=0.5, ge=0, le=1)
+    mention_replacement: float = Field(default=0.9, ge=0, le=1)
     """Share of the rows that each pass changes: values that a call copies from the request become other rows' values
     in both (`mentions.py`). For models that are too small to copy well by themselves; 0 trains on rows as they are."""
     max_steps: int | None = Field(default=None, ge=1)

@@ -117,19 +117,18 @@ def fit(job: Job, work: Path, folder: Path) -> Outcome:
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     settings = job.training
     free = ray.available_resources().get("GPU", 0) >= settings.workers
+    use_gpu = settings.device == "gpu" or (settings.device == "auto" and free)
     trainer = TorchTrainer(
         _loop,  # type: ignore[arg-type]  # Ray Train V2 hands on what the loop returns
         train_loop_config=job.model_dump(mode="json"),
-        scaling_config=ScalingConfig(
-            num_workers=settings.workers, use_gpu=settings.device == "gpu" or (settings.device == "auto" and free)
-        ),
+        scaling_config=ScalingConfig(num_workers=settings.workers, use_gpu=use_gpu),
         run_config=RunConfig(  # type: ignore[call-arg]  # mypy sees the class of Ray Train V1
             name=work.name,
             storage_path=str(work.parent),
             failure_config=FailureConfig(max_failures=ATTEMPTS - 1),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
             logging_config=LoggingConfig(log_level="WARNING"),  # its own line for each report would drown ours
-            worker_runtime_env={"env_vars": WORKER_ENVIRONMENT},
+            worker_runtime_env={"env_vars": WORKER_ENVIRONMENT | ({} if use_gpu else allocator())},
         ),
     )
     result = trainer.fit()
@@ -141,6 +140,18 @@ def fit(job: Job, work: Path, folder: Path) -> Outcome:
         for file in ("adapter_config.json", "adapter_model.safetensors"):
             shutil.copyfile(Path(final) / file, folder / file)
     return outcome
+
+
+def allocator() -> dict[str, str]:
+    """Environment that gives a worker on CPUs jemalloc, of which Ray brings a build along.
+
+    A step allocates tensors of ever other sizes, and glibc spent a fifth of it looking for room (`perf`, 1,400 tokens a
+    step): 0.42 s a step against 0.33. An allocator that somebody has preloaded already stays.
+    """
+    import ray
+
+    library = Path(ray.__file__).parent / "core" / "libjemalloc.so"
+    return {"LD_PRELOAD": str(library)} if library.is_file() and "LD_PRELOAD" not in os.environ else {}
 
 
 def _loop(config: dict[str, Any]) -> dict[str, Any]:

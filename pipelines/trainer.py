@@ -53,7 +53,8 @@ def fit(job: Job) -> Outcome:
         tokenizer = AutoTokenizer.from_pretrained(job.model)
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
         rows = read_rows(Path(job.dataset) / "train")
-        fitting = prompt.encode_rows(tokenizer, rows, settings.max_tokens)
+        examples = [prompt.encode_row(tokenizer, row) for row in rows]
+        fitting, long = packing.fitting(examples, settings.max_tokens)
         if not fitting:
             raise ValueError(
                 f"none of {len(rows)} rows has at most {settings.max_tokens} tokens; raise training.max_tokens"
@@ -66,7 +67,9 @@ def fit(job: Job) -> Outcome:
 
         def vary(epoch: int) -> list[packing.Example]:
             mixture = mentions.mixture(rows, settings.mention_replacement, f"{settings.seed}-{epoch}")
-            return prompt.encode_rows(tokenizer, mixture, settings.max_tokens)
+            pairs = zip(mixture, rows, examples, strict=True)
+            encoded = [known if row is old else prompt.encode_row(tokenizer, row) for row, old, known in pairs]
+            return packing.fitting(encoded, settings.max_tokens)[0]
 
         varied = vary if settings.mention_replacement else None
         plan = Plan.make(fitting, settings, refusal is None, context.get_world_size(), varied)
@@ -82,7 +85,6 @@ def fit(job: Job) -> Outcome:
             callbacks=[reporter],
         )
         trainer.remove_callback(PrinterCallback)
-        long = len(rows) - len(fitting)
         again = f", going on after step {reporter.history[-1]['step']:.0f}" if resume else ""
         _say(f"{len(fitting)} rows ({long} too long), {plan}; ready after {time.monotonic() - started:.1f} s{again}")
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)

@@ -71,6 +71,11 @@ class Cluster:
         raise AssertionError("no free ports between 20000 and 28000")
 
 
+def pytest_collection_modifyitems(items: list[Any]) -> None:
+    """The session's cluster comes last: until then nothing else has to share the machine with its engine."""
+    items.sort(key=lambda item: "cluster" in getattr(item, "fixturenames", ()))
+
+
 @pytest.fixture(scope="session")
 def torch() -> Any:
     """Imported by those who use it: every process that only collects tests would wait 5 s for it."""

@@ -27,6 +27,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.skipif(not ABLE, reason=NEEDS)]
 
 GLANCE = """
 import json, socket, sys
+from concurrent.futures import ThreadPoolExecutor
 def state(port):
     try:
         socket.create_connection((sys.argv[1], port), timeout=1).close()
@@ -35,7 +36,9 @@ def state(port):
         return "dropped"
     except OSError:
         return "refused"
-print(json.dumps({port: state(port) for port in json.loads(sys.argv[2])}))
+ports = json.loads(sys.argv[2])
+with ThreadPoolExecutor(32) as together:
+    print(json.dumps(dict(zip(ports, together.map(state, ports)))))
 """
 
 CALL = """

@@ -27,8 +27,17 @@ def test_schemas_come_from_train_alone(tmp_path: Path) -> None:
     assert list(tools[0]["function"]["parameters"]["properties"]) == ["x", "z"]
 
 
+def test_parameters_come_in_the_order_in_which_users_say_them() -> None:
+    rows = [
+        Wish("tomorrow in Rome", "weather", {"city": "Rome", "day": "tomorrow"}),
+        Wish("in Oslo it rains on Monday, in C", "weather", {"city": "Oslo", "day": "Monday", "unit": "C"}),
+        Wish("will Bern see sun today", "weather", {"city": "Bern", "day": "today", "country": "Switzerland"}),
+    ]
+    assert list(traffic.schemas(rows)[0]["function"]["parameters"]["properties"]) == ["city", "day", "unit", "country"]
+
+
 def test_schemas_do_not_depend_on_the_order_of_rows() -> None:
-    rows = [Wish("", "b", {"y": "1", "x": "1"}), Wish("", "a", {"z": "1"}), Wish("", "b", {"a": "1"})]
+    rows = [Wish("1", "b", {"y": "1", "x": "1"}), Wish("2", "a", {"z": "1"}), Wish("or 1", "b", {"a": "1", "x": "or"})]
     assert json.dumps(traffic.schemas(rows)) == json.dumps(traffic.schemas(rows[::-1]))
 
 

@@ -15,9 +15,10 @@ import psutil
 import pytest
 
 from cluster.client import Client
+from demo import traffic
 from tests.conftest import Cluster
 from tests.e2e.conftest import Shown
-from tests.e2e.using import Load, answers, client, eventually, example, recipe, runs, tool
+from tests.e2e.using import Load, answers, client, eventually, example, recipe, runs
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(1200)]
 
@@ -35,23 +36,20 @@ class Shuffle:
 
 @pytest.fixture(scope="module")
 def shuffle(shown: Shown, cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Shuffle:
-    """The demo's requests once more, with the calls of others as corrections; the holdout holds the true ones."""
+    """Requests of the demo once more, with the calls of others as corrections; the holdout holds the true ones."""
     folder = tmp_path_factory.mktemp("shuffled")
-    rows = [json.loads(line) for line in (shown.out / "traffic" / "train.jsonl").read_text().split("\n") if line]
-    parameters: dict[str, set[str]] = {}
-    for row in rows:
-        parameters.setdefault(row["tool"], set()).update(row["arguments"])
-    tools = [tool(name, *sorted(names)) for name, names in sorted(parameters.items())]
-    calls = [{"name": row["tool"], "arguments": row["arguments"]} for row in rows]
+    given = traffic.read(shown.out / "traffic")
+    asked = given.train[:240]
+    calls = [{"name": wish.tool, "arguments": wish.arguments} for wish in asked]
     random.Random(0).shuffle(calls)
-    pairs = enumerate(zip(rows, calls, strict=True))
-    lines = [example(row["text"], call, tools, f"shuffled-{at // 4}") for at, (row, call) in pairs]
+    pairs = enumerate(zip(asked, calls, strict=True))
+    lines = [example(wish.text, call, given.tools, f"shuffled-{at // 4}") for at, (wish, call) in pairs]
     (folder / "shuffled.jsonl").write_text("\n".join(lines))
     cluster.trivium("log", "import", str(folder / "shuffled.jsonl"))
     file = recipe(
         folder / "recipe.yaml",
         window={"max_records": len(lines)},  # the newest: only the shuffled ones
-        training={"max_seconds": 25, "checkpoint_every_s": 5},
+        training={"max_seconds": 15, "checkpoint_every_s": 5},
     )
     with Load(cluster, users=2) as load:
         killed = kill_in_training(cluster, file)
@@ -116,7 +114,7 @@ def test_cycle_on_free_text_teaches_a_phrase(cluster: Cluster, tmp_path: Path) -
         tmp_path / "recipe.yaml",
         alias="poet",
         curation={"replay": {"share": 0}, "near_duplicate": 1},
-        training={"epochs": 20, "max_seconds": 40},
+        training={"epochs": 20, "max_seconds": 25},
         evaluation={"scorer": "exact"},
     )
     cluster.trivium("cycle", "--recipe", str(file))

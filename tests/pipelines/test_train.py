@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -15,10 +16,10 @@ import pytest
 
 from cluster.registry import Registry
 from pipelines import train as module
-from pipelines.artifacts import Dataset
+from pipelines.artifacts import Candidate, Dataset
 from pipelines.recipe import Recipe, TrainingSettings
-from pipelines.steps import Run
-from pipelines.train import Job, fit, train
+from pipelines.steps import Run, manifest
+from pipelines.train import Job, Outcome, fit, train
 from tests.pipelines.deployment import serve
 
 pytestmark = pytest.mark.ray
@@ -117,42 +118,64 @@ def job(dataset, model, training=QUICK) -> Job:
     return Job(dataset=str(dataset.path), base=model.name, model=str(model), parent=None, training=training)
 
 
-def test_dataset_becomes_a_registered_version(dataset, models, tmp_path):
-    with serve(tmp_path / "state") as deployment:
-        Registry(deployment.settings).create_base("assistant", "seed")
-        recipe = Recipe(training=QUICK.model_copy(update={"model": str(models["llama"])}))
+def in_this_process(told: Job) -> Outcome:
+    """The loop alone, in Ray Train's local mode: a worker takes 20 s to import what it needs."""
+    from ray.train import ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    from pipelines import trainer
+
+    return TorchTrainer(lambda: trainer.fit(told), scaling_config=ScalingConfig(num_workers=0)).fit().return_value
+
+
+@dataclass(frozen=True)
+class Trained:
+    candidate: Candidate
+    again: Candidate
+    run: Run
+    registry: Registry
+
+
+@pytest.fixture(scope="module")
+def trained(dataset, models, tmp_path_factory) -> Trained:
+    """The step as a cycle takes it, twice."""
+    with serve(tmp_path_factory.mktemp("deployment") / "state") as deployment:
+        registry = Registry(deployment.settings)
+        registry.create_base("assistant", "seed")
+        recipe = Recipe(training=QUICK.model_copy(update={"model": str(models["qwen"])}))
         run = Run.open(deployment.settings, recipe, "test")
         here = Dataset(run.state / "datasets" / "curate-1", *list(vars(dataset).values())[1:])
         here.path.parent.mkdir(parents=True)
         here.path.symlink_to(dataset.path)
-        candidate = train(run, here)
-        again = train(run, here)
+        return Trained(train(run, here), train(run, here), run, registry)
 
-    assert again == candidate, "a cycle that was killed after training makes no second version"
-    version = candidate.version
+
+def test_dataset_becomes_a_registered_version(trained):
+    candidate, version = trained.candidate, trained.candidate.version
+    assert trained.again == candidate, "a cycle that was killed after training makes no second version"
     assert (version.id, version.base, version.form, version.rank) == ("assistant@1", "seed", "adapter", 8)
-    assert (version.parent, version.lineage.cycle) == ("assistant@0", run.record.id)
+    assert (version.parent, version.lineage.cycle) == ("assistant@0", trained.run.record.id)
     assert (version.lineage.rows, version.lineage.table_version) == (160, 3)
     assert (version.lineage.dataset, version.lineage.dataset_digest) == ("datasets/curate-1", "digest-1")
     assert version.lineage.metrics == candidate.metrics
     assert candidate.metrics["packing"] > 1.5
-    assert not list(run.folder.glob("train-*")), "checkpoints go once the version is there"
-    adapter = json.loads((Registry(deployment.settings).folder(version) / "adapter_config.json").read_text())
+    assert not list(trained.run.folder.glob("train-*")), "checkpoints go once the version is there"
+    adapter = json.loads((trained.registry.folder(version) / "adapter_config.json").read_text())
     assert (adapter["base_model_name_or_path"], adapter["r"]) == ("seed", 8)
     modules = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
     assert set(adapter["target_modules"]) == modules
 
 
-def test_loss_falls_and_peft_loads_the_adapter(dataset, models, tmp_path):
+def test_loss_falls_and_peft_loads_the_adapter(trained, dataset, models):
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from pipelines import prompt
 
-    outcome = fit(job(dataset, models["qwen"]), tmp_path / "work", tmp_path)
-    assert outcome.history[-1]["loss"] < outcome.history[0]["loss"] / 2
-    assert outcome.metrics["train_loss"] == outcome.history[-1]["loss"]
+    history = manifest(next((trained.run.state / "datasets").glob("train-*")))["history"]
+    assert history[-1]["loss"] < history[0]["loss"] / 2
+    assert trained.candidate.metrics["train_loss"] == history[-1]["loss"]
 
     tokenizer = AutoTokenizer.from_pretrained(models["qwen"])
     base = AutoModelForCausalLM.from_pretrained(models["qwen"], dtype=torch.float32)
@@ -161,13 +184,13 @@ def test_loss_falls_and_peft_loads_the_adapter(dataset, models, tmp_path):
     ids = torch.tensor([example.prompt_ids + example.answer_ids])
     labels = torch.tensor([[-100] * len(example.prompt_ids) + example.answer_ids])
     before = base(input_ids=ids, labels=labels).loss.item()
-    after = PeftModel.from_pretrained(base, tmp_path)(input_ids=ids, labels=labels).loss.item()
-    assert after < before / 2
+    tuned = PeftModel.from_pretrained(base, trained.registry.folder(trained.candidate.version))
+    assert tuned(input_ids=ids, labels=labels).loss.item() < before / 2
 
 
-def test_training_ends_in_the_seconds_it_has(dataset, models, tmp_path):
+def test_training_ends_in_the_seconds_it_has(dataset, models):
     settings = QUICK.model_copy(update={"epochs": 400.0, "max_seconds": 4.0})
-    outcome = fit(job(dataset, models["llama"], settings), tmp_path / "work", tmp_path)
+    outcome = in_this_process(job(dataset, models["llama"], settings))
     last = outcome.history[-1]
     assert (last["progress"], outcome.metrics["train_epochs"] < 400) == (1, True)
     assert last["learning_rate"] < 0.01 * settings.learning_rate
@@ -205,9 +228,9 @@ def test_loss_that_runs_away_stops_with_the_cause(dataset, models, tmp_path):
         fit(job(dataset, models["llama"], settings), tmp_path / "work", tmp_path)
 
 
-def test_rows_that_are_all_too_long_are_said_to_be(dataset, models, tmp_path):
+def test_rows_that_are_all_too_long_are_said_to_be(dataset, models):
     with pytest.raises(ValueError, match=r"none of 160 rows has at most 5 tokens; raise training\.max_tokens"):
-        fit(job(dataset, models["llama"], QUICK.model_copy(update={"max_tokens": 5})), tmp_path / "work", tmp_path)
+        in_this_process(job(dataset, models["llama"], QUICK.model_copy(update={"max_tokens": 5})))
 
 
 def test_model_without_attention_is_trained_on_plain_rows(dataset, models):
