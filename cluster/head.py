@@ -129,7 +129,7 @@ def marked(variable: str, value: str) -> list[psutil.Process]:
     return [everything[pid] for pid in found - {os.getpid()}]
 
 
-def end(head: Head, patience_s: float = 3) -> int:
+def end(head: Head, patience_s: float = 1) -> int:
     """End every process of a head that `start` started. Returns how many there were.
 
     What must last is on disk before anybody is told so, and so nothing is asked to finish: draining would take as long

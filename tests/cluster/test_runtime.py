@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -128,7 +129,8 @@ def test_ray_and_serve_commands_work_after_eval_env(home: Cluster) -> None:
 
 def test_job_runs_in_the_cluster_that_it_was_submitted_to(home: Cluster, theirs: Cluster) -> None:
     program = "import os, ray; ray.init(); print('state', os.environ['TRIVIUM_STATE'], ray.cluster_resources()['CPU'])"
-    for cluster, cpus in ((home, max(8, os.cpu_count() or 1)), (theirs, 4)):
+
+    def submit(cluster: Cluster) -> str:
         result = subprocess.run(
             [RAY, "job", "submit", "--", sys.executable, "-c", program],
             env=cluster.variables | client_environment(cluster.settings),
@@ -136,7 +138,12 @@ def test_job_runs_in_the_cluster_that_it_was_submitted_to(home: Cluster, theirs:
             text=True,
             cwd=cluster.state,
         )
-        assert f"state {cluster.state} {cpus}.0" in result.stdout, result.stdout + result.stderr
+        return result.stdout + result.stderr
+
+    with ThreadPoolExecutor() as together:
+        said = together.map(submit, (home, theirs))
+    for cluster, cpus, heard in zip((home, theirs), (max(8, os.cpu_count() or 1), 4), said, strict=True):
+        assert f"state {cluster.state} {cpus}.0" in heard
 
 
 def test_gateway_that_is_open_cannot_be_moved_while_it_serves(home: Cluster) -> None:
@@ -146,20 +153,16 @@ def test_gateway_that_is_open_cannot_be_moved_while_it_serves(home: Cluster) -> 
     assert "`trivium down`, then" in result.stderr
 
 
-def test_application_that_dies_says_why_and_the_next_up_mends_it(home: Cluster, tmp_path: Path) -> None:
-    result = home.trivium("up", "--config", config(tmp_path, fail="the weights are not there"), check=False)
-    assert result.returncode != 0
-    assert "application echo does not run" in result.stderr
-    assert "the weights are not there" in result.stderr
+def test_application_that_dies_or_finds_no_room_says_so_and_the_next_up_mends_it(home: Cluster, tmp_path: Path) -> None:
+    dead = home.trivium("up", "--config", config(tmp_path, fail="the weights are not there"), check=False)
+    assert dead.returncode != 0
+    assert "application echo does not run" in dead.stderr
+    assert "the weights are not there" in dead.stderr
+    large = home.trivium("up", "--config", config(tmp_path, cpus=1000), check=False)
+    assert large.returncode != 0
+    assert "there is no room on the cluster" in large.stderr
     home.trivium("up")  # without the options that failed
     assert echo(home)["arguments"] == {"greeting": "hello"}
-
-
-def test_application_that_finds_no_room_says_so(home: Cluster, tmp_path: Path) -> None:
-    result = home.trivium("up", "--config", config(tmp_path, cpus=1000), check=False)
-    assert result.returncode != 0
-    assert "there is no room on the cluster" in result.stderr
-    home.trivium("up")
 
 
 def test_busy_port_is_found_before_ray_starts(home: Cluster, tmp_path: Path) -> None:

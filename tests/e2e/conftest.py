@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import Cluster
 
-REQUESTS = 500
+REQUESTS = 400
 
 
 @dataclass(frozen=True)

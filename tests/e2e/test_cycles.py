@@ -114,7 +114,7 @@ def test_cycle_on_free_text_teaches_a_phrase(cluster: Cluster, tmp_path: Path) -
         tmp_path / "recipe.yaml",
         alias="poet",
         curation={"replay": {"share": 0}, "near_duplicate": 1},
-        training={"epochs": 20, "max_seconds": 25},
+        training={"epochs": 10, "min_steps": 0, "max_seconds": 25},
         evaluation={"scorer": "exact"},
     )
     cluster.trivium("cycle", "--recipe", str(file))

@@ -44,7 +44,7 @@ Collect = Callable[..., tuple[Snapshot, dict[str, list[Any]]]]
 
 
 @pytest.fixture
-def gather(small_ray: None, tmp_path: Path) -> Collect:
+def gather(local_ray: None, tmp_path: Path) -> Collect:
     def run(**window: Any) -> tuple[Snapshot, dict[str, list[Any]]]:
         recipe = Recipe.model_validate({"window": window})
         begun = Run.open(Settings(state=tmp_path), recipe, "test", say=lambda _: None)
@@ -90,7 +90,7 @@ def test_the_window_counts_back_from_the_newest_feedback(tmp_path: Path, gather:
 
 
 @pytest.mark.ray
-def test_what_comes_after_the_table_was_pinned_belongs_to_the_next_cycle(tmp_path: Path, small_ray: None) -> None:
+def test_what_comes_after_the_table_was_pinned_belongs_to_the_next_cycle(tmp_path: Path, local_ray: None) -> None:
     settings = Settings(state=tmp_path)
     write(tmp_path, corrected(4))
     killed = Run.open(settings, Recipe(), "test")

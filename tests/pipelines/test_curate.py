@@ -71,7 +71,7 @@ def make(state: Path, entries: list[Entry] | None = None, **curation: Any) -> Da
 
 
 @pytest.mark.ray
-@pytest.mark.usefixtures("small_ray")
+@pytest.mark.usefixtures("local_ray")
 class TestDataset:
     def test_every_row_is_learnt_measured_on_or_accounted_for(self, tmp_path: Path) -> None:
         entries = [*corrected(300), record(900), feedback(900, 0.1), record(901, stored=False), feedback(901, 1.0)]

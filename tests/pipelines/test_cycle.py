@@ -54,7 +54,7 @@ def test_two_cycles_do_not_run_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.ray
-@pytest.mark.usefixtures("small_ray")
+@pytest.mark.usefixtures("local_ray")
 class TestTurn:
     def test_with_too_little_to_learn_it_ends_without_a_verdict_and_says_why(self, tmp_path: Path) -> None:
         write(tmp_path, corrected(20))

@@ -22,7 +22,7 @@ from pipelines.steps import Run, manifest
 from pipelines.train import Job, Outcome, fit, train
 from tests.pipelines.deployment import serve
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 
 WORDS = ["rome", "oslo", "jazz", "rock", "noon", "five", "blue", "train"]
 TOOLS = [
@@ -45,15 +45,6 @@ CHATML = """{%- if tools %}<|im_start|>system
 QUICK = TrainingSettings(
     rank=8, alpha=16, learning_rate=1e-2, epochs=4, min_steps=0, batch_tokens=800, pack_tokens=400, max_seconds=None
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def local_ray():
-    import ray
-
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +128,7 @@ class Trained:
 
 
 @pytest.fixture(scope="module")
-def trained(dataset, models, tmp_path_factory) -> Trained:
+def trained(dataset, models, local_ray, tmp_path_factory) -> Trained:
     """The step as a cycle takes it, twice."""
     with serve(tmp_path_factory.mktemp("deployment") / "state") as deployment:
         registry = Registry(deployment.settings)
@@ -189,10 +180,10 @@ def test_loss_falls_and_peft_loads_the_adapter(trained, dataset, models):
 
 
 def test_training_ends_in_the_seconds_it_has(dataset, models):
-    settings = QUICK.model_copy(update={"epochs": 400.0, "max_seconds": 4.0})
+    settings = QUICK.model_copy(update={"epochs": 100.0, "max_seconds": 4.0})
     outcome = in_this_process(job(dataset, models["llama"], settings))
     last = outcome.history[-1]
-    assert (last["progress"], outcome.metrics["train_epochs"] < 400) == (1, True)
+    assert (last["progress"], outcome.metrics["train_epochs"] < 100) == (1, True)
     assert last["learning_rate"] < 0.01 * settings.learning_rate
     step_s = last["seconds"] / last["step"]
     assert last["seconds"] <= 4 + 10 * step_s

@@ -22,16 +22,10 @@ def test_a_run_cut_short_keeps_the_full_schedule():
 
 
 @pytest.mark.ray
-def test_short_rebuild_follows_the_recorded_curve(tmp_path):
-    import ray
-
+def test_short_rebuild_follows_the_recorded_curve(tmp_path, local_ray):
     from pipelines.seed.rebuild import rebuild
 
-    ray.init(num_cpus=4, include_dashboard=False)
-    try:
-        out = rebuild(tmp_path / "seed", steps=STEPS)
-    finally:
-        ray.shutdown()
+    out = rebuild(tmp_path / "seed", steps=STEPS)
     recorded = json.loads((WEIGHTS / "curve.json").read_text())["curve"]
     again = json.loads((out / "curve.json").read_text())["curve"]
     assert [point["step"] for point in again] == [10, 20]
