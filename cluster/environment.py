@@ -14,7 +14,7 @@ from cluster.auth import first_key
 from cluster.settings import Settings
 
 CHOICES = {
-    # Of Ray 2.60's switches, those that a user may set otherwise; the reasons are measurements (README, "Runtime").
+    # Of Ray 2.60's switches and others', those that a user may set otherwise.
     "RAY_SERVE_HAPROXY_NBTHREAD": "1",
     "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "3600",  # a reload cuts streams that are older
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",  # after 5 s Serve kills a proxy that starts slowly

@@ -93,7 +93,9 @@ def _mentions(row: Row) -> list[Mention]:
     found = []
     for call, tool, argument, value in _values(row):
         spots = list(re.finditer(rf"(?<!\w){re.escape(value)}(?!\w)", request["content"]))
-        if len(spots) == 1 and value not in earlier:
+        written = json.dumps(value, ensure_ascii=False)[1:-1]
+        within = json.dumps(written, ensure_ascii=False)[1:-1]  # in the arguments of a call, which are JSON themselves
+        if len(spots) == 1 and written not in earlier and within not in earlier:
             found.append(Mention(*spots[0].span(), call, tool, argument))
     found.sort(key=lambda mention: mention.start)
     overlap = any(one.end > other.start for one, other in pairwise(found))

@@ -64,6 +64,8 @@ def test_a_row_whose_words_may_mean_something_else_stays_as_it_is():
         row("romeo", weather("rome")),  # inside a word
         row("weather there", weather("Rome")),  # not said at all
         row("and in Rome?", weather("Rome"), before="I am in Rome"),  # said before, too
+        row('and in "Roma" now?', weather('in "Roma" now'), before='I am in "Roma" now'),  # in quotes
+        row('and in "Roma" now?', weather('in "Roma" now'), before=json.dumps({"city": 'in "Roma" now'})),
         row("weather in New York", weather("New York", at="York")),  # one within the other
         row("weather in 7", ("weather", {"city": 7})),  # not a text
     ):

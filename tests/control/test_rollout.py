@@ -7,13 +7,11 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-import yaml
 
 from cluster.client import Client
 from cluster.decisions import fold, read
@@ -24,31 +22,15 @@ from tests.conftest import Cluster
 
 pytestmark = pytest.mark.ray
 
-ROOT = Path(__file__).parents[2]
-
 
 @pytest.fixture(scope="module")
-def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """A cluster with the rollout application, two replicas of a gateway without an engine, and four versions."""
-    cluster = Cluster.on_free_ports(tmp_path_factory.mktemp("rollout") / "state")
-    cluster = replace(cluster, variables={**cluster.variables, "PYTHONPATH": str(ROOT)})
-    cluster.state.mkdir()
-    registry = Registry(cluster.settings)
+def own(control: Cluster) -> Cluster:
+    """With four versions to promote."""
+    registry = Registry(control.settings)
     for number in range(1, 5):
-        folder = write_adapter(cluster.state / f"adapter{number}")
+        folder = write_adapter(control.state / f"adapter{number}")
         registry.create("assistant", "tiny", "adapter", 8, "assistant@0", None, folder)
-    config = {
-        "applications": [
-            {"name": "assistant", "route_prefix": "/", "import_path": "tests.services.rollout_app:app"},
-            {"name": "rollout", "route_prefix": "/admin/rollout", "import_path": "services.rollout:app"},
-        ]
-    }
-    (cluster.state / "serve.yaml").write_text(yaml.safe_dump(config))
-    try:
-        cluster.trivium("up", "--config", str(cluster.state / "serve.yaml"))
-        yield cluster
-    finally:
-        cluster.trivium("down", check=False)
+    return control
 
 
 @pytest.fixture
