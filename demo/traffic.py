@@ -68,9 +68,9 @@ def wish(line: str, where: str) -> Wish:
 def schemas(train: list[Wish]) -> list[dict[str, Any]]:
     """OpenAI tool schemas: every tool with every parameter that was seen with it.
 
-    Tools come in alphabetical order, parameters in the order in which users say their values: an engine that holds the
-    model to a schema also holds it to the schema's order, and the model writes best what it can read from left to
-    right. They are the same in every request, so that the engine's prefix cache holds the tools.
+    Tools come in alphabetical order, parameters in the order in which users say their values: training writes arguments
+    in the schema's order, as does an engine that holds the model to a schema, and a model writes best what it can read
+    from left to right. They are the same in every request, so that the engine's prefix cache holds the tools.
     """
     places: dict[str, dict[str, list[float]]] = {}
     for row in train:

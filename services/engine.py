@@ -107,10 +107,11 @@ class OneProcessEngine(VLLMEngine):
 
 
 def use_tight_json(name: str) -> None:
-    """Let constrained tool calls of this parser have at most one space where JSON allows any amount of it.
+    """Let the arguments of constrained tool calls be objects, with at most one space where JSON allows any amount.
 
-    A small model whose wish the grammar forbids (a quoted `true`, say) otherwise writes spaces until its tokens are
-    used up: seen with the seed model, 240 of them after `"on"`.
+    vLLM holds a call to its schema only where the tool says `strict`, as OpenAI does. Else any JSON would do, and a
+    small model wrote a string without an end where the object belongs. One whose wish the grammar forbids (a quoted
+    `true`, say) writes spaces until its tokens are used up: seen with the seed model, 240 of them after `"on"`.
     """
     parser: Any = ToolParserManager.get_tool_parser(name)
     if not getattr(parser, "tight_json", False):
@@ -132,6 +133,8 @@ class TightJson(ToolParser):
 def _tighten(node: Any) -> None:
     if isinstance(node, JSONSchemaFormat):
         node.max_whitespace_cnt = 1
+        if node.json_schema is True:
+            node.json_schema = {"type": "object"}
     elif isinstance(node, BaseModel):
         for name in type(node).model_fields:
             _tighten(getattr(node, name))

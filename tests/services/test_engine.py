@@ -14,17 +14,20 @@ SCHEMA = {"type": "object", "properties": {"on": {"type": "boolean"}}, "required
 
 
 @pytest.mark.parametrize(
-    ("arguments", "accepted"),
+    ("arguments", "strict", "accepted"),
     [
-        ('{"on": true}', True),
-        ('{"on":true}', True),
-        ('{"on"   : true}', False),
-        ('{"on":\n\ttrue}', False),
-        ('{"on": "true"}', False),
+        ('{"on": true}', True, True),
+        ('{"on":true}', True, True),
+        ('{"on"   : true}', True, False),
+        ('{"on":\n\ttrue}', True, False),
+        ('{"on": "true"}', True, False),
+        ('{"on": "true"}', False, True),
+        ('"on', False, False),
+        ("[", False, False),
     ],
 )
-def test_constrained_tool_calls_cannot_run_into_spaces(
-    tmp_path_factory: pytest.TempPathFactory, arguments: str, accepted: bool
+def test_constrained_tool_calls_have_objects_and_cannot_run_into_spaces(
+    tmp_path_factory: pytest.TempPathFactory, arguments: str, strict: bool, accepted: bool
 ) -> None:
     import xgrammar
     from transformers import AutoTokenizer
@@ -36,7 +39,7 @@ def test_constrained_tool_calls_cannot_run_into_spaces(
     tokenizer = AutoTokenizer.from_pretrained(make_model(tmp_path_factory.mktemp("model"), seed=1))
     for _ in range(2):  # a second application in the same process must not wrap it again
         use_tight_json("hermes")
-    function = {"name": "set_light", "parameters": SCHEMA, "strict": True}
+    function = {"name": "set_light", "parameters": SCHEMA, "strict": strict}
     request = ChatCompletionRequest.model_validate(
         {
             "messages": [{"role": "user", "content": "hi"}],
@@ -50,5 +53,6 @@ def test_constrained_tool_calls_cannot_run_into_spaces(
     assert tag is not None
     compiler = xgrammar.GrammarCompiler(xgrammar.TokenizerInfo.from_huggingface(tokenizer))
     matcher = xgrammar.GrammarMatcher(compiler.compile_structural_tag(json.dumps(tag.model_dump())))
-    call = f'<tool_call>\n{{"name": "set_light", "arguments": {arguments}}}\n</tool_call>'
+    whole = f'<tool_call>\n{{"name": "set_light", "arguments": {arguments}'
+    call = f"{whole}}}\n</tool_call>" if arguments.endswith("}") else whole
     assert matcher.accept_string(call) is accepted
