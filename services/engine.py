@@ -17,6 +17,7 @@ from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 from vllm.entrypoints.serve.lora.protocol import LoadLoRAAdapterRequest, UnloadLoRAAdapterRequest
 from vllm.tool_parsers import ToolParserManager
 from vllm.tool_parsers.abstract_tool_parser import ToolParser
+from vllm.tool_parsers.tool_strict_level import ToolStrictLevel
 from xgrammar.structural_tag import JSONSchemaFormat
 
 from cluster import models
@@ -63,7 +64,7 @@ def placement(settings: ServingSettings, source: str) -> dict[str, Any]:
 
 def server(settings: ServingSettings, source: str, gpu: bool) -> Server:
     """A replica's server; its `start` starts the engine."""
-    use_tight_json(settings.tool_parser)
+    hold_arguments(settings.tool_parser)
     config = llm_config(settings, source, gpu)
     made: Any = Server.sync_init(config, engine_cls=VLLMEngine if gpu else OneProcessEngine)
     return made
@@ -106,41 +107,61 @@ class OneProcessEngine(VLLMEngine):
         return engine, frontend, config
 
 
-def use_tight_json(name: str) -> None:
-    """Let the arguments of constrained tool calls be objects, with at most one space where JSON allows any amount.
+def hold_arguments(name: str) -> None:
+    """Hold the arguments of constrained calls to what their tool takes, and spaces to one where JSON allows any number.
 
-    vLLM holds a call to its schema only where the tool says `strict`, as OpenAI does. Else any JSON would do, and a
-    small model wrote a string without an end where the object belongs. One whose wish the grammar forbids (a quoted
-    `true`, say) writes spaces until its tokens are used up: seen with the seed model, 240 of them after `"on"`.
+    vLLM fixes which tool a forced call (`tool_choice`) names, and its arguments only where the tool says `strict`, as
+    OpenAI does; else any JSON would do. A small model that was tuned on other tools then lost itself in keys and
+    strings of its own until its tokens were used up, in 6 of 40 such calls. Now the keys are the tool's parameters.
+
+    Where the grammar forbids what a model is about to write (a quoted `true`, say), spaces are a way out without an
+    end: 240 of them after `"on"`, seen with the seed model.
     """
     parser: Any = ToolParserManager.get_tool_parser(name)
-    if not getattr(parser, "tight_json", False):
-        ToolParserManager.register_module(name, module=type(parser.__name__, (TightJson, parser), {}))
+    if not getattr(parser, "holds_arguments", False):
+        ToolParserManager.register_module(name, module=type(parser.__name__, (HoldsArguments, parser), {}))
 
 
-class TightJson(ToolParser):
+class HoldsArguments(ToolParser):
     """Mixed into vLLM's parser of a model family."""
 
-    tight_json = True
+    holds_arguments = True
 
-    def get_structural_tag(self, *args: Any, **kwargs: Any) -> Any:
-        tag = super().get_structural_tag(*args, **kwargs)
+    def get_structural_tag(self, request: Any, **options: Any) -> Any:
+        tag = super().get_structural_tag(request, **options)
         if tag is not None:
-            _tighten(tag)
+            # vLLM's builders leave a tool's parameters out of the tag unless it is strict.
+            strict = super().get_structural_tag(request, **options | {"strict_level": ToolStrictLevel.PARAMETER})
+            _hold(tag, strict)
         return tag
 
 
-def _tighten(node: Any) -> None:
+def _hold(node: Any, strict: Any) -> None:
+    """Change a part of a structural tag; `strict` is the same part where every tool is strict."""
     if isinstance(node, JSONSchemaFormat):
         node.max_whitespace_cnt = 1
         if node.json_schema is True:
-            node.json_schema = {"type": "object"}
+            node.json_schema, node.any_order = _loosened(getattr(strict, "json_schema", True)), True
     elif isinstance(node, BaseModel):
         for name in type(node).model_fields:
-            _tighten(getattr(node, name))
+            _hold(getattr(node, name), getattr(strict, name, None))
     elif isinstance(node, (list, tuple)):
-        for item in node:
-            _tighten(item)
+        for place, part in enumerate(node):
+            _hold(part, strict[place] if isinstance(strict, (list, tuple)) and len(strict) == len(node) else None)
+
+
+def _loosened(schema: Any) -> dict[str, Any]:
+    """An object with the parameters of `schema`; strings are strings, other values open: small models quote numbers."""
+    anything = {"type": "object"}
+    if not isinstance(schema, dict) or not isinstance(schema.get("properties"), dict):
+        return anything
+    if any(schema.get(key) for key in ("additionalProperties", "patternProperties", "$ref", "allOf", "anyOf", "oneOf")):
+        return anything
+    wanted = {
+        name: {"type": "string"} if isinstance(value, dict) and value.get("type") == "string" else {}
+        for name, value in schema["properties"].items()
+    }
+    return anything | {"properties": wanted, "additionalProperties": False, "maxProperties": len(wanted)}
 
 
 class VllmAdapters:

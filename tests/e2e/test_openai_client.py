@@ -81,20 +81,13 @@ def test_request_that_offers_some_tools_never_gets_a_call_to_another(api: OpenAI
 
 
 def test_renamed_tools_are_called_by_their_new_names(api: OpenAI) -> None:
-    dice, cut_off = random.Random(1), []
+    dice = random.Random(1)
     for text in ASKED * 3:
         names = {given["function"]["name"]: f"fn_{dice.randrange(10**6)}" for given in TOOLS}
         renamed = [{**g, "function": {**g["function"], "name": names[g["function"]["name"]]}} for g in TOOLS]
         choice = ask(api, text, tools=renamed, tool_choice="required", max_tokens=96).choices[0]
         called = {call.function.name for call in choice.message.tool_calls or []}
-        assert called <= set(names.values())
-        if not called:
-            # The grammar bounds which tool is called, not how long an argument gets: the small model, tuned on other
-            # tools, may find no end to one. It does have to begin the call of an offered tool.
-            assert choice.finish_reason == "length"
-            assert any(f'"name": "{name}"' in (choice.message.content or "") for name in names.values()), choice
-            cut_off.append(choice.message.content)
-    assert len(cut_off) <= len(ASKED), cut_off
+        assert called and called <= set(names.values()), choice
 
 
 def test_named_tool_is_called(api: OpenAI) -> None:
