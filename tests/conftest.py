@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from cluster import ports
@@ -57,6 +58,18 @@ class Cluster:
 
     def status(self) -> dict[str, Any]:
         return json.loads(self.trivium("status", "--json", check=False).stdout)
+
+    def processes(self, name: str) -> list[psutil.Process]:
+        """Its processes whose title has `name` in it; a process of another cluster is never among them."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                title = f"{process.name()} {' '.join(process.cmdline())}"
+                if name in title and process.environ().get("TRIVIUM_STATE") == str(self.state):
+                    found.append(process)
+            except psutil.Error:
+                continue
+        return found
 
     @classmethod
     def on_free_ports(cls, state: Path) -> Cluster:

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -22,6 +22,7 @@ import yaml
 from cluster import head, ports
 from cluster.environment import client_environment
 from tests.conftest import Cluster
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.ray
 
@@ -190,7 +191,7 @@ def test_up_joins_a_head_that_runs_and_down_leaves_it(theirs: Cluster) -> None:
     theirs.trivium("up", "--config", config(theirs.state, greeting="joined"))
     assert theirs.status()["applications"].keys() == {"echo", "theirs"}
     theirs.trivium("down")
-    poll(lambda: theirs_only(theirs))
+    eventually(lambda: theirs_only(theirs), 60, "our application is gone")
     assert httpx.get(f"http://127.0.0.1:{theirs.settings.http_port}/theirs", trust_env=False).status_code == 200
 
 
@@ -240,10 +241,3 @@ def theirs_only(theirs: Cluster) -> bool:
         f"{theirs.settings.dashboard_url}/api/serve/applications/", headers=with_key, trust_env=False
     ).json()
     return list(details["applications"]) == ["theirs"]
-
-
-def poll(condition: Callable[[], bool], patience_s: float = 60) -> None:
-    deadline = time.monotonic() + patience_s
-    while not condition():
-        assert time.monotonic() < deadline, f"not so within {patience_s} s"
-        time.sleep(0.2)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -19,6 +18,7 @@ from cluster.mirror import Mirror
 from cluster.registry import Registry
 from tests.cluster.test_registry import write_adapter
 from tests.conftest import Cluster
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.ray
 
@@ -51,14 +51,6 @@ def answers(cluster: Cluster, at_least: int = 40) -> list[dict[str, Any]]:
     while len(found) < at_least or len({answer["pid"] for answer in found}) < 2:
         found.append(httpx.get(f"http://127.0.0.1:{cluster.settings.http_port}/", trust_env=False).json())
         assert len(found) < 2000, "only one replica ever answers"
-    return found
-
-
-def until(holds: Callable[[], Any], within_s: float = 60) -> Any:
-    deadline = time.monotonic() + within_s
-    while not (found := holds()):
-        assert time.monotonic() < deadline, "it never came true"
-        time.sleep(0.1)
     return found
 
 
@@ -170,14 +162,16 @@ def test_a_promotion_while_a_replica_dies_still_reaches_all(own: Cluster, client
     victim = answers(own)[0]["pid"]
     os.kill(victim, signal.SIGKILL)
     client.promote("assistant", "assistant@2", "in the middle of it")
-    found = until(lambda: (a := answers(own)) and victim not in {each["pid"] for each in a} and a)
+    found = eventually(
+        lambda: answers(own), 60, "a new replica answers", lambda found: all(each["pid"] != victim for each in found)
+    )
     assert {answer["champion"] for answer in found} == {"assistant@2"}, "the new replica as well"
 
 
 def test_the_rollout_service_dies_and_comes_back_with_the_same_state(own: Cluster, client: Client) -> None:
     before = client.rollout()["aliases"]
-    (process,) = [p for p in processes_of(own) if "ServeReplica:rollout:" in command_of(p)]
-    os.kill(process, signal.SIGKILL)
+    (process,) = own.processes("ServeReplica:rollout:")
+    process.kill()
     assert {answer["champion"] for answer in answers(own)} == {"assistant@1"}, "answers do not need it"
 
     def back() -> Any:
@@ -186,7 +180,7 @@ def test_the_rollout_service_dies_and_comes_back_with_the_same_state(own: Cluste
         except ValueError:
             return None
 
-    assert until(back) == before
+    assert eventually(back, 60, "the rollout service") == before
 
 
 def test_the_command_line_promotes_and_rolls_back(own: Cluster, client: Client) -> None:
@@ -208,27 +202,7 @@ def test_mlflow_follows(own: Cluster, client: Client) -> None:
             version = mlflow.get_model_version("assistant", str(aliases.get("champion", 1)))
             return version.tags["trivium.version"] == "assistant@2"
 
-    until(shown)
-
-
-def processes_of(cluster: Cluster) -> list[int]:
-    """Processes that run with this cluster's state in their environment."""
-    mark = f"TRIVIUM_STATE={cluster.state}".encode()
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if mark in (folder / "environ").read_bytes().split(b"\0"):
-                found.append(int(folder.name))
-        except OSError:
-            continue
-    return found
-
-
-def command_of(process: int) -> str:
-    try:
-        return (Path("/proc") / str(process) / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-    except OSError:
-        return ""
+    eventually(shown, 60, "MLflow shows the champion")
 
 
 def test_the_state_that_is_shown_has_these_parts(own: Cluster, client: Client) -> None:

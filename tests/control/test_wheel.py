@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from cluster.client import Client
 from pipelines.steps import runs
 from tests.conftest import Cluster
 from tests.pipelines.logs import corrected, write
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.ray
 
@@ -31,11 +31,7 @@ def look(cluster: Cluster) -> dict[str, Any] | None:
 
 
 def until(cluster: Cluster, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-    deadline = time.monotonic() + PATIENCE_S
-    while not ((seen := look(cluster)) and wanted(seen)):
-        assert time.monotonic() < deadline, f"the wheel still says {seen}"
-        time.sleep(0.2)
-    return seen
+    return eventually(lambda: look(cluster), PATIENCE_S, "what the wheel says", wanted)
 
 
 def test_switched_off_it_counts_but_starts_nothing(control: Cluster) -> None:

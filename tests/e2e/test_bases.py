@@ -14,21 +14,9 @@ from cluster.client import Client
 from cluster.registry import Registry
 from tests.conftest import Cluster
 from tests.e2e import tiny_qwen
-from tests.e2e.using import (
-    Load,
-    answers,
-    client,
-    each,
-    eventually,
-    example,
-    log_entries,
-    one_answer,
-    processes,
-    recipe,
-    runs,
-    tool,
-)
+from tests.e2e.using import Load, answers, client, each, example, log_entries, one_answer, recipe, runs, tool
 from tests.services.tiny import make_adapter
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(1200)]
 
@@ -164,7 +152,7 @@ def test_a_whole_cycle_turns_on_qwen(cluster: Cluster, qwen: str, tmp_path: Path
 def test_the_engine_of_one_of_two_replicas_killed_only_its_own_requests_fail_and_a_new_one_holds_the_same(
     cluster: Cluster, qwen: str, tmp_path: Path
 ) -> None:
-    replica = processes(cluster, f"ServeReplica:{qwen}:")[0]
+    replica = cluster.processes(f"ServeReplica:{qwen}:")[0]
     engine = next(child for child in replica.children(recursive=True) if "EngineCore" in child.name())
     with Client(cluster.settings, cluster.api_key) as admin, Load(cluster, model="helper") as load:
         champion = admin.rollout()["aliases"]["helper"]["champion"]

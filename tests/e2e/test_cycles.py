@@ -18,7 +18,8 @@ from cluster.client import Client
 from demo import traffic
 from tests.conftest import Cluster
 from tests.e2e.conftest import Shown
-from tests.e2e.using import Load, answers, client, eventually, example, recipe, runs
+from tests.e2e.using import Load, answers, client, example, recipe, runs
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(1200)]
 

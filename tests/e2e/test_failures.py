@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Cluster
-from tests.e2e.using import Load, answers, each, eventually, log_entries, processes, wait_for_answers
+from tests.e2e.using import Load, answers, each, log_entries, wait_for_answers
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
@@ -22,7 +23,7 @@ def test_killed_in_mid_traffic_service_comes_back_and_no_full_answer_is_lost(
     version = wait_for_answers(cluster, BACK_S)
     with Load(cluster) as load:
         eventually(lambda: len(load.complete) >= 20, 60, "traffic")
-        found = processes(cluster, victim)
+        found = cluster.processes(victim)
         assert len(found) == 1, found
         found[0].kill()
         dead = load.heard[-1].ended

@@ -1,21 +1,19 @@
-"""How these tests use a cluster: the OpenAI client, load from many users at once, and its processes."""
+"""How these tests use a cluster: the OpenAI client, and load from many users at once."""
 
 from __future__ import annotations
 
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
-import psutil
 from openai import DefaultHttpxClient, OpenAI, OpenAIError
 
 from tests.conftest import Cluster
-
-Value = TypeVar("Value")
+from tests.waiting import eventually
 
 
 def client(cluster: Cluster) -> OpenAI:
@@ -46,16 +44,6 @@ def example(text: str, answer: str | dict[str, Any], tools: list[dict[str, Any]]
     return json.dumps({**row, "tools": tools} if tools else row)
 
 
-def eventually(look: Callable[[], Value | None], within_s: float, what: str) -> Value:
-    """The first true value of `look`. Fails with `what` if there is none in time."""
-    deadline = time.monotonic() + within_s
-    while time.monotonic() < deadline:
-        if found := look():
-            return found
-        time.sleep(0.2)
-    raise AssertionError(f"{what}: not within {within_s:.0f} s")
-
-
 def recipe(path: Path, **settings: Any) -> Path:
     """A recipe's file: the default one's settings where these name none."""
     path.write_text(json.dumps(settings))  # JSON is YAML
@@ -72,19 +60,6 @@ def runs(cluster: Cluster) -> list[dict[str, Any]]:
     """The records of all cycles, oldest first."""
     found = [json.loads(file.read_text()) for file in (cluster.state / "runs").glob("*/run.json")]
     return sorted(found, key=lambda run: run["started"])
-
-
-def processes(cluster: Cluster, name: str) -> list[psutil.Process]:
-    """The cluster's processes whose title has `name` in it; a process of another cluster is never among them."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            title = f"{process.name()} {' '.join(process.cmdline())}"
-            if name in title and process.environ().get("TRIVIUM_STATE") == str(cluster.state):
-                found.append(process)
-        except psutil.Error:
-            continue
-    return found
 
 
 @dataclass(frozen=True)

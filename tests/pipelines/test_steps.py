@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 from cluster.settings import Settings
 from pipelines.recipe import Recipe
 from pipelines.steps import ATTEMPTS, Run, cycle_running, manifest, only_cycle, runs, step
+from tests.waiting import eventually
 
 
 def write(text: str) -> Any:
@@ -121,8 +121,6 @@ def test_one_cycle_at_a_time_and_a_killed_one_frees_the_lock(tmp_path: Path) -> 
         ):
             pass
         holder.kill()
-    deadline = time.monotonic() + 10
-    while cycle_running(tmp_path) and time.monotonic() < deadline:
-        time.sleep(0.01)
+    eventually(lambda: not cycle_running(tmp_path), 10, "the lock is free")
     with only_cycle(tmp_path, 0):
         assert cycle_running(tmp_path)

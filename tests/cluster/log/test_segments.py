@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from cluster.log import Log, LogSettings
 from cluster.log.segments import END_MARK, HEADER, SegmentReader, frame, segments
 from tests.cluster.log.entries import ids, record
+from tests.waiting import eventually
 
 
 def read(path: Path) -> tuple[list[bytes], SegmentReader]:
@@ -100,11 +101,11 @@ def test_segments_roll_by_size(tmp_path: Path) -> None:
     assert ids(log.entries()) == [f"req-{number}" for number in range(6)]
 
 
-def test_an_idle_segment_is_finished_when_it_is_old(tmp_path: Path, eventually) -> None:
+def test_an_idle_segment_is_finished_when_it_is_old(tmp_path: Path) -> None:
     log = Log(tmp_path, LogSettings(segment_s=0.05))
     with log.writer("w") as writer:
         writer.append_sync(record(1))
         (segment,) = segments(tmp_path / "segments")
-        eventually(lambda: read(segment.path)[1].finished)
+        eventually(lambda: read(segment.path)[1].finished, 10, "the segment is finished")
         writer.append_sync(record(2))
         assert len(segments(tmp_path / "segments")) == 2

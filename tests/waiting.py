@@ -1,0 +1,21 @@
+"""Waiting for a condition, never for seconds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+Value = TypeVar("Value")
+
+
+def eventually(
+    look: Callable[[], Value | None], within_s: float, what: str, wanted: Callable[[Value], object] = bool
+) -> Value:
+    """The first value of `look` that is `wanted`: any true one. Fails with `what` if there is none in time."""
+    deadline = time.monotonic() + within_s
+    while (found := look()) is None or not wanted(found):
+        if time.monotonic() > deadline:
+            raise AssertionError(f"{what}: not within {within_s:.0f} s, last seen: {found}")
+        time.sleep(0.1)
+    return found
