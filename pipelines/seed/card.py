@@ -52,6 +52,8 @@ Greedy answers, one request each; exact match means the right tool and every arg
 ## Limits
 
 English requests, values of a few words, one call for an answer. Anything else, free conversation above all, is beyond it. It has no safety training.
+The template shows it the parameters' names and not their types: every value comes as a string (a tool with `strict: true` gets its types, but digits may then run on).
+Tuned on other tools and forced to call one that it does not know, it may repeat a value until its tokens are used up.
 """
 
 
