@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 import secrets
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,6 +71,7 @@ class Play:
         with self.story.chapter("total", "Trivium: a model that learns from those who use it"):
             self._up()
             base_url, key = address()
+            os.environ["OPENAI_API_KEY"] = key  # for `trivium wheel`: this shell may hold that of an earlier cluster
             result = asyncio.run(self._perform(given or self._own_traffic(), base_url, key))
         result["timings_s"] = self.story.timings_s
         page = report.write(result, self.script.out)
