@@ -80,20 +80,49 @@ def _table(found: dict[str, Any]) -> str:
     rows: list[tuple[str, str]] = [("state", found["state"]), ("cluster", "up" if found["up"] else "down")]
     rows += [("node", f"{node['ip']} {node['state'].lower()}") for node in found["nodes"]]
     rows += [
-        (name, f"{application['status'].lower()} {application['message']}".strip())
+        (f"application {name}", f"{application['status'].lower()} {application['message']}".strip())
         for name, application in found["applications"].items()
     ]
     rows += [
         (f"alias {name}", alias["champion"] + (f", {alias['staged']} staged" if alias["staged"] else ""))
         for name, alias in found["aliases"].items()
     ]
-    if found["log"]:
-        rows += [("log", ", ".join(f"{value} {name.replace('_', ' ')}" for name, value in found["log"].items()))]
-    if found["wheel"]:
-        rows += [("wheel", ", ".join(f"{name} {value}" for name, value in found["wheel"].items()))]
+    if log := found["log"]:
+        rows.append(("log", _log_line(log)))
+    if wheel := found["wheel"]:
+        rows.append(("wheel", _wheel_line(wheel)))
+        rows += [("cycle", _cycle_line(wheel["run"]))] if wheel["run"] else []
     rows += list(found["addresses"].items())
     if found["addresses"]["mlflow"].startswith("sqlite:"):
         # No server of its own: it would take half a GiB for pages that are looked at now and then.
         rows.append(("", f"(`mlflow ui --backend-store-uri {found['addresses']['mlflow']}` shows it)"))
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+
+
+def _log_line(log: dict[str, Any]) -> str:
+    line = f"{log['records']:,} records, {log['feedback']:,} feedback; "
+    if log["table_version"] is not None:
+        line += f"{log['table_rows']:,} rows in table version {log['table_version']}, "
+    line += f"{log['lag_entries']:,} entries ({log['lag_bytes'] / 1024:,.0f} KiB) wait to be compacted"
+    return line + (f"; {log['damaged']:,} damaged segments put aside" if log["damaged"] else "")
+
+
+def _wheel_line(wheel: dict[str, Any]) -> str:
+    score = "" if wheel["live_score"] is None else f", live score {wheel['live_score']:.3f}"
+    return (
+        f"{'on: ' if wheel['on'] else ''}{wheel['reason']}; recipe {wheel['recipe']}, "
+        f"{wheel['fresh']:,} fresh of {wheel['min_feedback']:,} wanted{score}"
+    )
+
+
+def _cycle_line(run: dict[str, Any]) -> str:
+    if run["state"] == "failed":
+        came = f"failed: {run['error']}"
+    elif run["state"] == "running":
+        at = ((name, step) for name, step in run["steps"].items() if step["state"] == "running")
+        came = next((f"at {name} for {time.time() - step['started']:.0f} s" for name, step in at), "begins")
+    else:
+        came = " ".join(filter(None, (run["outcome"], run["candidate"])))
+    took = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in run["timings_s"].items() if seconds >= 0.5)
+    return f"{run['id']} {came}" + (f" ({took})" if took else "")

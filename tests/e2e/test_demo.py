@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,18 @@ def test_demo_tells_what_happened_and_how_to_look_further(shown: Shown) -> None:
 
 def test_demo_leaves_the_wheel_as_it_found_it(shown: Shown, cluster: Cluster) -> None:
     assert cluster.status()["wheel"]["on"] is False
+
+
+def test_status_says_what_serves_and_how_the_last_cycle_came_out(shown: Shown, cluster: Cluster) -> None:
+    rows = dict(re.split(r"  +", line, maxsplit=1) for line in cluster.trivium("status").stdout.splitlines())
+    found = cluster.status()
+    run = found["wheel"]["run"]  # of whichever cycle came last
+    assert rows["alias assistant"] == found["aliases"]["assistant"]["champion"]
+    assert rows["application assistant"] == "running"
+    assert rows["cycle"].startswith(f"{run['id']} {run['outcome']}")
+    assert all(f"{name} {took:.0f} s" in rows["cycle"] for name, took in run["timings_s"].items() if took > 1)
+    assert rows["wheel"].startswith("switched off; recipe ")
+    assert re.match(r"[\d,]+ records, [\d,]+ feedback; [\d,]+ rows in table version ", rows["log"])
 
 
 def test_champion_leads_back_to_its_records_and_they_lead_to_it(shown: Shown, cluster: Cluster, tmp_path: Path) -> None:
