@@ -133,9 +133,13 @@ def status(settings: Settings) -> dict[str, Any]:
                     name: {"status": application["status"], "message": application["message"]}
                     for name, application in details["applications"].items()
                 },
-                "replicas": (_ask(settings, "/admin/rollout") or {}).get("replicas"),
-                "wheel": _ask(settings, "/admin/wheel"),
             }
+            # Another's application at `/`, on a head that was joined, would answer these paths too.
+            routes = {application["route_prefix"] for application in details["applications"].values()}
+            if "/admin/rollout" in routes:
+                answer["replicas"] = (_ask(settings, "/admin/rollout") or {}).get("replicas")
+            if "/admin/wheel" in routes:
+                answer["wheel"] = _ask(settings, "/admin/wheel")
     return answer
 
 

@@ -30,7 +30,7 @@ STYLE = {
     "ytick.color": INK,
 }
 WINDOW = 50
-"""Live answers that one point of the moving average covers."""
+"""Live answers that one point of the moving average covers; half of them where there are not twice as many."""
 
 
 def render(report: dict[str, Any]) -> str:
@@ -74,15 +74,16 @@ def by_tool(report: dict[str, Any]) -> str:
 
 def live(answers: list[dict[str, Any]]) -> str:
     """Moving averages over the live answers in the order in which they came; a line where the version changed."""
+    window = min(WINDOW, (len(answers) + 1) // 2)
     figure, panel = plt.subplots(figsize=(9, 2.8), layout="constrained")
     for key, label, colour in (("tool", "right tool", BEFORE), ("exact", "exact call", AFTER)):
         hits = [float(answer[key]) for answer in answers]
-        panel.plot(range(1, len(hits) + 1), moving(hits), color=colour, linewidth=1.8, label=label)
+        panel.plot(range(window, len(hits) + 1), moving(hits, window), color=colour, linewidth=1.8, label=label)
     for at in range(1, len(answers)):
         if answers[at]["version"] != answers[at - 1]["version"] and answers[at]["version"]:
             panel.axvline(at, color=THIRD, linewidth=1, linestyle="--")
             panel.text(at, 1.04, f" {answers[at]['version']}", color=THIRD, ha="left", va="bottom", fontsize=9)
-    panel.set(xlabel=f"live requests (mean of the last {WINDOW})", ylim=(-0.02, 1.02), xlim=(1, max(2, len(answers))))
+    panel.set(xlabel=f"live requests (mean of the last {window})", ylim=(-0.02, 1.02), xlim=(1, max(2, len(answers))))
     panel.yaxis.set_major_formatter(PercentFormatter(1))
     panel.legend(frameon=False, loc="upper left")
     quiet(panel, "y")
@@ -112,9 +113,9 @@ def timings(report: dict[str, Any]) -> str:
     return svg(figure)
 
 
-def moving(hits: list[float]) -> list[float]:
-    """Mean of the last `WINDOW` values, of fewer at the start."""
-    return [sum(hits[max(0, at - WINDOW) : at]) / min(at, WINDOW) for at in range(1, len(hits) + 1)]
+def moving(hits: list[float], window: int) -> list[float]:
+    """Mean of the last `window` values, from where there are so many."""
+    return [sum(hits[at - window : at]) / window for at in range(window, len(hits) + 1)]
 
 
 def quiet(panel: Axes, axis: str) -> None:

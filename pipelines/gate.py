@@ -49,10 +49,14 @@ def judge(evaluation: Evaluation, gate: GateSettings) -> Verdict:
         f"confidence by more than {gain_low:+.3f}"
     )
     judged = sum(numbers["rows"] >= gate.slice_rows for numbers in slices.values())
+    unharmed = (
+        f"no slice of the {judged} with enough rows fell beyond {gate.slice_tolerance:.3f}"
+        if judged
+        else f"no slice has {gate.slice_rows} rows, which it takes to be judged by itself"
+    )
     return Verdict(
         accepted=not against,
-        reasons=against
-        or [proven, f"no slice of the {judged} with enough rows fell beyond {gate.slice_tolerance:.3f}"],
+        reasons=against or [proven, unharmed],
         candidate=evaluation.candidate,
         champion=evaluation.champion,
         rows=len(rows),

@@ -118,6 +118,7 @@ def test_status_says_what_runs_and_where(home: Cluster) -> None:
     assert found["applications"] == {"echo": {"status": "RUNNING", "message": ""}}
     assert [node["state"] for node in found["nodes"]] == ["ALIVE"]
     assert found["addresses"]["api"] == home.base_url
+    assert (found["replicas"], found["wheel"]) == (None, None)  # and what `echo` answers at `/` is not taken for theirs
     assert home.api_key not in home.trivium("status").stdout
 
 

@@ -36,6 +36,7 @@ def rows(champion, candidate, slice="Book", well_formed=True, sessions=None):
         (rows([0] * 80, [1] * 80) + rows([1] * 20, [0.5] * 20, "Rate"), False, "slice Rate fell from 1.000 to 0.500"),
         (rows([0] * 80, [1] * 80) + rows([1] * 20, [0.95] * 20, "Rate"), True, "no slice of the 2"),
         (rows([0] * 80, [1] * 80) + rows([1] * 5, [0] * 5, "Rate"), True, "no slice of the 1 with enough rows"),
+        ([row for name in "ABC" for row in rows([0] * 9, [1] * 9, name)], True, "no slice has 10 rows"),
         (rows([0] * 80, [1] * 80) + rows([1] * 10, [0] * 2 + [1] * 8, "Rate"), True, "no slice"),
         (rows([0] * 40, [1] * 40, sessions=["one"] * 40), False, "lower 95% bound is -1.000"),
         ([], False, "holdout is empty"),
