@@ -83,10 +83,7 @@ def _table(found: dict[str, Any]) -> str:
         (f"application {name}", f"{application['status'].lower()} {application['message']}".strip())
         for name, application in found["applications"].items()
     ]
-    rows += [
-        (f"alias {name}", alias["champion"] + (f", {alias['staged']} staged" if alias["staged"] else ""))
-        for name, alias in found["aliases"].items()
-    ]
+    rows += [(f"alias {name}", alias["champion"] + _staged_part(alias)) for name, alias in found["aliases"].items()]
     if log := found["log"]:
         rows.append(("log", _log_line(log)))
     if wheel := found["wheel"]:
@@ -98,6 +95,15 @@ def _table(found: dict[str, Any]) -> str:
         rows.append(("", f"(`mlflow ui --backend-store-uri {found['addresses']['mlflow']}` shows it)"))
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+
+
+def _staged_part(alias: dict[str, Any]) -> str:
+    if not alias["staged"]:
+        return ""
+    if not (canary := alias["canary"]):
+        return f", {alias['staged']} staged"
+    seen = "unseen, " if canary["shadow"] else ""
+    return f", {alias['staged']} in its canary ({seen}{canary['share']:.0%} of the sessions)"
 
 
 def _log_line(log: dict[str, Any]) -> str:

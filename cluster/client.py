@@ -48,6 +48,17 @@ class Client:
         """Have every replica hold a version beside the champion, to be called as `alias@candidate`."""
         return self._decide("stage", {"alias": alias, "version": version, "reason": reason})
 
+    def publish(self, alias: str, version: str, reason: str, verdict: Verdict | None = None) -> Decision:
+        """Hand an accepted candidate on: to a canary, or to everybody, as services/serve.yaml says."""
+        return self._decide("publish", _order(alias, version, reason, verdict))
+
+    def canary(
+        self, alias: str, version: str, reason: str, share: float | None = None, shadow: bool = False
+    ) -> Decision:
+        """Have a version answer a share of the sessions (or all of that share unseen) until its worth is proven."""
+        order = {**_order(alias, version, reason, None), "shadow": shadow, **({"share": share} if share else {})}
+        return self._decide("canary", order)
+
     def promote(self, alias: str, version: str, reason: str, verdict: Verdict | None = None) -> Decision:
         """Make a version the champion. Returns when every replica answers with it."""
         return self._decide("promote", _order(alias, version, reason, verdict))

@@ -36,6 +36,8 @@ class Record(Frozen):
     """Which version answered, `name@n`; `name@0` is the base itself."""
     arm: Literal["champion", "candidate", "shadow", "direct"] = "direct"
     """Which side of a rollout answered; `direct` when the caller named a version or a base."""
+    shadow_of: str | None = None
+    """Request id whose user got another version's answer; this one (arm `shadow`) nobody saw."""
     messages: list[Message] = []
     tools: list[dict[str, Any]] = []
     sampling: dict[str, Any] = {}
@@ -134,22 +136,52 @@ class Verdict(Frozen):
     """Share of the candidate's answers that were well-formed."""
 
 
+class Evidence(Frozen):
+    """What live traffic said of a candidate beside the champion, and how sure that is (`services/canary.py`)."""
+
+    records: int
+    """The candidate's answers that have feedback."""
+    candidate_sessions: int
+    champion_sessions: int
+    candidate_score: float | None = None
+    champion_score: float | None = None
+    alpha: float
+    """Chance of a false decision that this canary may use up; a ground is proven from an e-value of 1/alpha on."""
+    better: float
+    """E-value against "the candidate is no better"."""
+    worse: float
+    """E-value against "it is no worse"; the next two likewise, each of the three with a third of alpha."""
+    more_errors: float
+    slower: float
+
+
 class Decision(Frozen):
     """One entry of the decision log, `rollout/NNNNNNNN.json` under state. The last ones for an alias are the alias."""
 
     schema_version: int = 1
     sequence: int
     time: float
-    action: Literal["create", "stage", "promote", "reject", "rollback"]
+    action: Literal["create", "stage", "canary", "promote", "reject", "rollback"]
     alias: str
     version: str
     """The version that the action is about: `promote` and `rollback` make it the champion."""
     base: str
     """Base model id of that version."""
     actor: str
-    """Principal that asked."""
+    """Principal that asked; `rollout` where live traffic decided."""
     reason: str
     verdict: Verdict | None = None
+    """What the gate said, where a cycle asks."""
+    share: float | None = None
+    """Of a canary: share of the alias's sessions that the version answers."""
+    shadow: bool = False
+    """Of a canary: it answers beside the champion, and nobody sees what it says."""
+    evidence: Evidence | None = None
+    """What live traffic said, where it decided."""
+    previous: str = ""
+    """`digest` of the entry before; empty for the first."""
+    digest: str = ""
+    """SHA-256 of this entry without this field: the log is a chain (`cluster/decisions.py`)."""
 
 
 Version.model_rebuild()

@@ -111,7 +111,12 @@ def status(settings: Settings) -> dict[str, Any]:
         "nodes": [],
         "applications": {},
         "aliases": {
-            name: {"champion": alias.champion, "staged": alias.staged, "base": alias.base}
+            name: {
+                "champion": alias.champion,
+                "staged": alias.staged,
+                "base": alias.base,
+                "canary": vars(alias.canary) if alias.canary else None,
+            }
             for name, alias in fold(read(settings.state)).aliases.items()
         },
         "replicas": None,

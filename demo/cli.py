@@ -31,6 +31,9 @@ import click
     "--patience", type=click.FloatRange(0.1), default=20, show_default=True, help="Minutes to wait for one turn."
 )
 @click.option(
+    "--plant-bad-candidate", "plant", is_flag=True, help="In the end, let the former version try to come back."
+)
+@click.option(
     "--out",
     type=click.Path(path_type=Path),
     default=Path(".trivium/demo"),
@@ -44,9 +47,10 @@ def demo(
     validate: int | None,
     cycles: int,
     patience: float,
+    plant: bool,
     out: Path,
 ) -> None:
-    """Serve, be judged, learn, get better, be promoted; then say why.
+    """Serve, be judged, learn, get better, be tried and promoted; then say why.
 
     Starts the cluster if it does not run, sends live traffic through the OpenAI client, gives feedback as users would,
     and waits for the wheel, which turns by itself. Writes report.json and report.html.
@@ -54,7 +58,7 @@ def demo(
     from demo.feedback import Dilution
     from demo.play import Play, Script
 
-    script = Script(traffic, Dilution.parse(feedback), requests, validate, cycles, patience * 60, out)
+    script = Script(traffic, Dilution.parse(feedback), requests, validate, cycles, patience * 60, out, plant)
     try:
         Play(script).perform()
     except KeyboardInterrupt:

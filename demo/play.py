@@ -1,4 +1,4 @@
-"""The play itself: up, traffic, before, live, the wheel, after, the report. One method for one act."""
+"""The play itself: up, traffic, before, live, the wheel, the canary, after, the report. One method for one act."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import asyncio
 import math
 import os
 import secrets
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from demo import report, traffic
 from demo.baseline import NaiveBayes
-from demo.client import Answer, Application, Tally
+from demo.client import SESSION_REQUESTS, Answer, Application, Tally
 from demo.command import address, answer, trivium
 from demo.feedback import Dilution
 from demo.story import Story, percent
@@ -22,6 +23,10 @@ from demo.turn import Turn, Watch
 ALIAS = "assistant"
 OWN_REQUESTS, GIVEN_REQUESTS = 800, 4000
 OWN_VALIDATE = 300
+SPARE = 2000
+"""Own requests beyond those: users who come while a canary is judged."""
+CANARY_BATCH = 200
+"""Requests after which the demo looks at what the canary came to."""
 FIRST_SHARE = 0.9
 """Share of the live requests that come before the wheel's first turn; the others meet what it has learned."""
 GOOD = {"gain": 0.3, "exact_match": 0.5, "tool_accuracy": 0.92}
@@ -39,6 +44,8 @@ class Script:
     cycles: int
     patience_s: float
     out: Path
+    plant: bool = False
+    """In the end, let the version that served before try to come back."""
 
 
 @dataclass
@@ -48,6 +55,8 @@ class Scene:
     traffic: Traffic
     live: list[Wish]
     """Live requests that are still to come."""
+    spare: list[Wish]
+    """More of them, for canaries that need longer."""
     validate: list[Wish]
     app: Application
     watch: Watch
@@ -58,6 +67,14 @@ class Scene:
     tally: Tally = field(default_factory=Tally)
     logged: int = 0
     turns: list[Turn] = field(default_factory=list)
+    canaries: list[dict[str, Any]] = field(default_factory=list)
+
+    def next(self, count: int) -> list[Wish]:
+        """The next live requests; spare ones when those are used up."""
+        wishes, self.live = self.live[:count], self.live[count:]
+        more = count - len(wishes)
+        wishes, self.spare = wishes + self.spare[:more], self.spare[more:]
+        return wishes
 
 
 class Play:
@@ -82,7 +99,8 @@ class Play:
         app = Application(base_url, key, given.tools, ALIAS)
         watch = Watch(base_url, key)
         validate = given.validate[: self.script.validate]
-        scene = Scene(given, given.train[: self._requests], validate, app, watch, f"demo-{secrets.token_hex(3)}")
+        run, live, spare = f"demo-{secrets.token_hex(3)}", given.train[: self._requests], given.train[self._requests :]
+        scene = Scene(given, live, spare, validate, app, watch, run)
         try:
             scene.champion = await watch.champion(ALIAS)
             with self.story.chapter(
@@ -91,13 +109,15 @@ class Play:
                 scene.before = await self._measure(scene)
             left_on = (await watch.look()).on
             await self._learn(scene)
-            if not left_on:
-                # As we found it; what the last requests taught waits in the log for the next turn.
-                trivium("wheel", "off")
             champion = await watch.champion(ALIAS)
             if scene.live:
                 with self.story.chapter("live", f"Live again: {champion} answers the remaining requests"):
-                    await self._live(scene, len(scene.live))
+                    await self._live(scene, scene.next(len(scene.live)))
+            if self.script.plant:
+                await self._plant(scene, champion)
+            if left_on:
+                # As we found it; what the last requests taught waits in the log for the next turn.
+                trivium("wheel", "on")
             return self._facts(scene, champion)
         finally:
             await app.close()
@@ -116,38 +136,77 @@ class Play:
 
     def _own_traffic(self) -> Traffic:
         """Requests from the project's own generator, for tools that the seed model has not met."""
-        folder, sizes = self.script.out / "traffic", (self._requests, self.script.validate or OWN_VALIDATE)
+        folder = self.script.out / "traffic"
+        sizes = (self._requests + SPARE, self.script.validate or OWN_VALIDATE)
         with self.story.chapter("traffic", "Traffic: made up for tools that the model has never met"):
             trivium("seed", "traffic", "--out", str(folder), "--train", str(sizes[0]), "--validate", str(sizes[1]))
             return traffic.read(folder)
 
     async def _learn(self, scene: Scene) -> None:
-        """Live traffic, then a turn of the wheel, until the score is good or the cycles are used up."""
+        """Live traffic, then a turn of the wheel, until the score is good or the cycles are used up.
+
+        The wheel is switched off after each turn, for it would turn once more while we measure what came of it.
+        """
         wheel = await scene.watch.look()
         known, fresh = wheel.turn.id if wheel.turn else None, wheel.fresh
-        trivium("wheel", "on")
-        self.story.say(f"the wheel is on: it turns when {wheel.min_feedback} answers have fresh feedback")
         for cycle in range(1, self.script.cycles + 1):
+            trivium("wheel", "on")
+            self.story.say(f"the wheel is on: it turns when {wheel.min_feedback} answers have fresh feedback")
             count = len(scene.live)
             if cycle == 1:
                 count = first_batch(count, self.script.dilution.rate, wheel.min_feedback)
             given = scene.tally.feedback["given"]
             with self.story.chapter("live", f"Live: {count} users ask {ALIAS} and tell what they think of the answers"):
-                await self._live(scene, count)
+                await self._live(scene, scene.next(count))
             fresh += scene.tally.feedback["given"] - given
             if fresh < wheel.min_feedback:
+                trivium("wheel", "off")
                 return self.story.say(f"feedback on {fresh} answers: too little for the wheel to turn")
             with self.story.chapter("wheel", "The wheel: it has feedback now, and turns by itself"):
                 turn = await self._turn(scene, cycle, known)
-            known, fresh = turn.id, 0
+            trivium("wheel", "off")
+            known, given = turn.id, scene.tally.feedback["given"]
+            if turn.outcome == "canary" and turn.candidate:
+                await self._canary(scene, turn.candidate)
+            fresh = scene.tally.feedback["given"] - given
             champion = await scene.watch.champion(ALIAS)
             with self.story.chapter("after", f"After: {champion} answers the same requests as before"):
                 scene.after = await self._measure(scene)
             if good(scene.before, scene.after):
                 return
 
-    async def _live(self, scene: Scene, count: int) -> None:
-        wishes, scene.live = scene.live[:count], scene.live[count:]
+    async def _canary(self, scene: Scene, candidate: str) -> None:
+        """Users go on asking, some of them the candidate, until what they say has decided."""
+        with self.story.chapter("canary", f"The canary: some users get {candidate} now, and their feedback decides"):
+            first, begun, deadline = scene.tally.requests, time.monotonic(), time.monotonic() + self.script.patience_s
+            while await scene.watch.canary(ALIAS) is not None:
+                wishes = scene.next(CANARY_BATCH)
+                if not wishes or time.monotonic() > deadline:
+                    return self.story.say(f"not decided yet, and no more users come: `trivium promote {candidate}`")
+                await self._live(scene, wishes)
+                seen = await scene.watch.judged(ALIAS, (scene.tally.requests - first) // SESSION_REQUESTS)
+                if seen:
+                    self.story.say(f"[dim]{seen['share']:.0%} of the sessions; {seen.get('reason', '')}[/dim]")
+            told = answer("lineage", candidate, "--json")["decisions"][-1]
+        ended = {
+            "candidate": candidate,
+            "promoted": told["action"] == "promote",
+            "reason": told["reason"],
+            "evidence": told["evidence"],
+            "requests": scene.tally.requests - first,
+            "took_s": round(time.monotonic() - begun, 1),
+        }
+        scene.canaries.append(ended)
+        self.story.canary(ended)
+
+    async def _plant(self, scene: Scene, champion: str) -> None:
+        """A candidate that is worse: the version which served before. Nobody tells the cluster so."""
+        if champion == scene.champion:
+            return self.story.say(f"{champion} served all along, so there is no worse version to plant")
+        trivium("canary", scene.champion, "--reason", "planted by the demo")
+        await self._canary(scene, scene.champion)
+
+    async def _live(self, scene: Scene, wishes: list[Wish]) -> None:
         had = answer("log", "stats", "--json")["records"]
         right = 0
 
@@ -192,6 +251,7 @@ class Play:
                 baseline_tool_accuracy=NaiveBayes(scene.traffic.train[: scene.tally.requests]).accuracy(scene.validate),
                 champions=(scene.champion, champion),
                 turns=scene.turns,
+                canaries=scene.canaries,
                 lineage=told.get("lineage") or {},
                 timings_s=self.story.timings_s,
                 traffic=str(self.script.traffic or "made by the project's own generator"),

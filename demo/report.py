@@ -24,6 +24,8 @@ class Facts:
     champions: tuple[str, str]
     """Who served before, and who after."""
     turns: list[Turn]
+    canaries: list[dict[str, Any]]
+    """How each ended: candidate, promoted or not, reason, evidence, requests, seconds."""
     lineage: dict[str, Any]
     timings_s: dict[str, float]
     traffic: str
@@ -53,6 +55,7 @@ def assemble(facts: Facts) -> dict[str, Any]:
             {"id": turn.id, "outcome": turn.outcome, "candidate": turn.candidate, "steps_s": turn.steps_s}
             for turn in facts.turns
         ],
+        "canaries": facts.canaries,
         "feedback": {**facts.live.feedback, "asked": facts.feedback},
         "failures": sorted(set(failures))[:5],
         "traffic": facts.traffic,

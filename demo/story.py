@@ -20,7 +20,7 @@ LEARNS = {
     "train": "tunes a LoRA adapter on what users corrected",
     "evaluate": "replays the holdout through the live deployment",
     "gate": "asks whether the candidate is better, with 95 % confidence",
-    "publish": "moves the alias, or leaves it alone",
+    "publish": "lets some users try it, or nobody",
 }
 
 
@@ -123,7 +123,7 @@ class Story:
         if not verdict:
             self.say(escape(outcome or "the cycle ended without a verdict"))
             return
-        word = "[green]promoted[/green]" if verdict["accepted"] else "[red]rejected[/red]"
+        word = "[green]accepted[/green]" if verdict["accepted"] else "[red]rejected[/red]"
         self.say(
             f"{verdict['candidate']} {word}: {verdict['candidate_score']:.3f} against {verdict['champion_score']:.3f} "
             f"of {verdict['champion']} on {verdict['rows']} held-out rows; gain {verdict['gain']:+.3f}, "
@@ -131,6 +131,10 @@ class Story:
         )
         for reason in verdict["reasons"]:
             self.say(f"[dim]{escape(reason)}[/dim]")
+
+    def canary(self, ended: dict[str, Any]) -> None:
+        word = "[green]promoted[/green]" if ended["promoted"] else "[red]rolled back[/red]"
+        self.say(f"{ended['candidate']} {word} after {ended['requests']} requests: {escape(ended['reason'])}")
 
 
 def percent(share: float) -> str:

@@ -1,4 +1,4 @@
-"""Watching the wheel from outside: `GET /admin/wheel`, until a cycle has come to its end."""
+"""Watching from outside: `GET /admin/wheel` until a cycle has ended, `GET /admin/rollout` while a canary is judged."""
 
 from __future__ import annotations
 
@@ -85,9 +85,26 @@ class Watch:
         return Wheel.read(response.json())
 
     async def champion(self, alias: str) -> str:
+        return (await self._alias(alias))["champion"]
+
+    async def canary(self, alias: str) -> dict[str, Any] | None:
+        """The canary that runs: its share and what was seen of it; None if there is none."""
+        return (await self._alias(alias))["canary"]
+
+    async def judged(self, alias: str, sessions: int, patience_s: float = 30) -> dict[str, Any] | None:
+        """The canary, once it has counted so many sessions; None as soon as it has been decided."""
+        deadline = time.monotonic() + patience_s
+        while (canary := await self.canary(alias)) is not None and time.monotonic() < deadline:
+            seen = canary.get("evidence") or {"candidate_sessions": 0, "champion_sessions": 0}
+            if seen["candidate_sessions"] + seen["champion_sessions"] >= sessions:
+                break
+            await asyncio.sleep(0.5)
+        return canary
+
+    async def _alias(self, alias: str) -> dict[str, Any]:
         response = await self._client.get("/admin/rollout")
         response.raise_for_status()
-        return response.json()["aliases"][alias]["champion"]
+        return response.json()["aliases"][alias]
 
     async def next_turn(self, known: str | None, patience_s: float, seen: Callable[[Wheel], None]) -> Turn:
         """Wait for a turn other than `known` to end. Raises `ValueError` when it fails or does not come in time."""

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable
 
+from cluster.decisions import fold, read
 from cluster.records import Verdict
 from cluster.settings import Settings
 from pipelines.collect import collect
@@ -20,6 +21,7 @@ from pipelines.train import train
 
 def cycle(run: Run) -> Verdict:
     """Records in, verdict out. Every step that is done is found again, so a killed cycle goes on where it was."""
+    one_canary_at_a_time(run)
     snapshot = collect(run)
     dataset = curate(run, snapshot)
     candidate = train(run, dataset)
@@ -32,8 +34,15 @@ def cycle(run: Run) -> Verdict:
         # Given once: after a promotion that we did not live to note, the champion would be the candidate itself.
         run.update(verdict=verdict)
     decision = publish(run, candidate, verdict)
-    run.update(outcome={"promote": "promoted"}.get(decision.action, "rejected"))
+    run.update(outcome={"promote": "promoted", "canary": "canary"}.get(decision.action, "rejected"))
     return verdict
+
+
+def one_canary_at_a_time(run: Run) -> None:
+    """Raises `TooLittle` while live traffic judges another candidate: it has the place that ours would be staged in."""
+    alias = fold(read(run.state)).aliases.get(run.recipe.alias)
+    if alias and alias.canary and alias.staged != run.record.candidate:
+        raise TooLittle(f"{alias.staged} is in its canary; wait for its end, or `trivium reject {alias.staged}`")
 
 
 def turn(

@@ -51,6 +51,10 @@ def _history(state: Path, version: Version) -> list[dict[str, float]]:
     return history
 
 
+_TOLD = {"sequence", "time", "action", "actor", "reason", "share", "evidence"}
+"""What a version's story says of each decision."""
+
+
 def _one(version: Version, decisions: list[Decision]) -> dict[str, Any]:
     about = [decision for decision in decisions if decision.version == version.id]
     verdicts = [decision.verdict for decision in about if decision.verdict is not None]
@@ -64,23 +68,22 @@ def _one(version: Version, decisions: list[Decision]) -> dict[str, Any]:
         "status": _status(version.id, decisions),
         "lineage": version.lineage.model_dump(mode="json") if version.lineage else None,
         "verdict": verdicts[-1].model_dump(mode="json") if verdicts else None,
-        "decisions": [
-            decision.model_dump(mode="json", include={"sequence", "time", "action", "actor", "reason"})
-            for decision in about
-        ],
+        "decisions": [decision.model_dump(mode="json", include=_TOLD) for decision in about],
     }
 
 
 def _status(version: str, decisions: list[Decision]) -> str:
-    """`champion`, `staged`, `former` (served once), `rejected`, or `unused`."""
+    """`champion`, `canary`, `staged`, `former` (served once), `rolled back` (a canary), `rejected`, or `unused`."""
     for alias in fold(decisions).aliases.values():
         if version == alias.champion:
             return "champion"
         if version == alias.staged:
-            return "staged"
+            return "canary" if alias.canary else "staged"
     actions = [decision.action for decision in decisions if decision.version == version]
     if any(action in ("create", "promote", "rollback") for action in actions):
         return "former"
+    if actions[-2:] == ["canary", "reject"]:
+        return "rolled back"
     return "rejected" if "reject" in actions else "unused"
 
 

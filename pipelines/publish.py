@@ -1,7 +1,7 @@
-"""The verdict is carried out: an accepted candidate becomes the champion, a rejected one is let go.
+"""The verdict is carried out: an accepted candidate goes on to live traffic, a rejected one is let go.
 
 Only `services/rollout.py` moves aliases; this asks it over HTTP. Run again after a kill it finds its decision in the
-log and asks for nothing twice: not for a second promotion, and not for one that was rolled back meanwhile.
+log and asks for nothing twice: not for a second canary or promotion, and not for one that was rolled back meanwhile.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pipelines.steps import Run
 
 
 def publish(run: Run, candidate: Candidate, verdict: Verdict) -> Decision:
-    """Promote or reject, and mirror what was decided to MLflow. Returns the decision, made now or before."""
+    """Publish or reject, and mirror what was decided to MLflow. Returns the decision, made now or before."""
     with run.timed("publish"):
         decision = _made(run, candidate) or _make(run, candidate, verdict)
         Registry(run.settings).mirror_aliases(read(run.state))
@@ -31,7 +31,7 @@ def _make(run: Run, candidate: Candidate, verdict: Verdict) -> Decision:
             # Somebody promoted or rolled back during the evaluation: better than the old champion proves nothing now.
             overtaken = f"measured against {verdict.champion}, but {champion} is the champion by now"
             return client.reject(alias, version, overtaken, verdict.model_copy(update={"accepted": False}))
-        decide = client.promote if verdict.accepted else client.reject
+        decide = client.publish if verdict.accepted else client.reject
         return decide(alias, version, reason, verdict)
 
 
@@ -46,4 +46,4 @@ def _made(run: Run, candidate: Candidate) -> Decision | None:
         for decision in read(run.state)
         if (decision.alias, decision.version) == (run.recipe.alias, candidate.version.id)
     ]
-    return mine[-1] if mine and mine[-1].action in ("promote", "reject") else None
+    return mine[-1] if mine and mine[-1].action in ("canary", "promote", "reject") else None

@@ -33,7 +33,7 @@ ATTEMPTS = 3
 
 
 class TooLittle(ValueError):
-    """There is nothing to learn yet: the cycle ends without a candidate, and that is no failure."""
+    """There is nothing to decide yet: the cycle ends without a candidate, and that is no failure."""
 
 
 def digest(value: Any) -> str:
@@ -92,7 +92,7 @@ class RunRecord(Frozen):
     finished: float | None = None
     state: Literal["running", "done", "failed"] = "running"
     outcome: str | None = None
-    """`promoted`, `rejected`, or the sentence that says why there was nothing to decide."""
+    """`canary`, `promoted`, `rejected`, or the sentence that says why there was nothing to decide."""
     attempts: int = 1
     resumable: bool = True
     table_version: int | None = None

@@ -21,6 +21,7 @@ from ray import serve
 
 from cluster import durable
 from cluster.admin import admin_api
+from cluster.decisions import Rollout, fold, read
 from cluster.log import Log, LogSettings
 from cluster.settings import Settings, Strict
 from pipelines.freshness import Fresh, fresh
@@ -72,6 +73,8 @@ class WheelState:
     """The job or process that is at a cycle now."""
     unfinished: str | None = None
     """A run that was killed or failed and can go on."""
+    canary: str | None = None
+    """A version that live traffic is just judging."""
     failures: int = 0
     """Failed attempts since the last cycle that came to an end."""
     ended_s: float = float("inf")
@@ -107,6 +110,8 @@ def decide(state: WheelState, settings: WheelSettings) -> Start | Wait:
     pause_s = min(3600.0, settings.retry_s * 2 ** (state.failures - 1)) if state.failures else 0.0
     if state.ended_s < pause_s:
         return Wait(f"the last cycle failed; trying again in {pause_s - state.ended_s:.0f} s")
+    if state.canary:
+        return Wait(f"{state.canary} is in its canary")
     if state.unfinished:
         return Start(f"run {state.unfinished} was not finished")
     if state.newest_s < settings.settle_s and state.enough_s < settings.settle_most_s:
@@ -170,6 +175,7 @@ class Wheel:
         self._broken: tuple[int, float] = (0, 0.0)
         """Jobs that died before they had begun a run, and when the last one did."""
         self._reason = "looking around"
+        self._rollout = Rollout()
         self._seen = WheelState(on=self._on())
         threading.Thread(target=self._turn, name="wheel", daemon=True).start()
 
@@ -271,7 +277,10 @@ class Wheel:
             seen |= {"failures": seen["failures"] + broken, "ended_s": min(seen["ended_s"], now - when)}
         if self._pouring:
             seen["newest_s"] = 0.0
-        return WheelState(on=self._on(), running=running, **seen)
+        self._rollout = fold(read(self._state, self._rollout.sequence), self._rollout)
+        alias = self._rollout.aliases.get(self._recipe.alias)
+        canary = alias.staged if alias and alias.canary else None
+        return WheelState(on=self._on(), running=running, canary=canary, **seen)
 
     def _ended(self, jobs: Jobs, job: str) -> None:
         begun = any(run.job == job for run in runs(self._state, REMEMBERED))

@@ -1,13 +1,17 @@
-"""The only writer of the decision log, and its door: stage, promote, reject, roll back (`/admin/rollout`).
+"""The only writer of the decision log, and its door: stage, canary, promote, reject, roll back (`/admin/rollout`).
 
 A decision is written first and then told to the replicas, which would find it by themselves half a second later. The
 order of a promotion keeps the one promise that matters, that an alias never points to a version which a replica lacks:
 
     stage      append, then every replica loads the version and says so; one that cannot: append reject, answer 409
-    promote    stage if need be, hear from every replica that it holds the version, append, tell them
+    canary     stage if need be, hear from every replica that it holds the version, append, tell them
+    promote    the same
     rollback   hear that none lacks the former champion (`Rollout.wanted` keeps it), append, tell them
+    publish    what a cycle asks for: canary or promote, as the settings say
 
 `admit` is the pure part (which decision may follow which state), `append` writes, `Rollouts` is the Serve deployment.
+It is also the controller of the canaries: every second it reads what the log has of them (`evidence.py`) and does what
+`canary.decide` says. It remembers nothing that is not in one of the two logs, so it may die at any time.
 """
 
 from __future__ import annotations
@@ -18,33 +22,39 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import Request
+from pydantic import Field
 from ray import serve
-from ray.serve.schema import ReplicaState
 
 from cluster import durable
 from cluster.admin import Unavailable, admin_api
-from cluster.decisions import Alias, Rollout, fold, path, read
-from cluster.records import Decision, Verdict
+from cluster.decisions import Alias, Rollout, fold, path, read, seal
+from cluster.log import Log, LogSettings
+from cluster.records import Decision, Evidence, Verdict
 from cluster.registry import Registry, check_name, parse
 from cluster.settings import Settings, Strict
+from services.canary import CanarySettings, Hold, Promote, RollBack, Widen, decide
+from services.evidence import Witness
+from services.replicas import CannotLoad, ask, lacking
 
 logger = logging.getLogger(__name__)
 
-GATEWAY = "Gateway:"
-"""How the deployments begin whose replicas `reconcile` (services/serving.py names them)."""
 STAGE_S = 120.0
 """Longest that staging waits for replicas; a killed one is back in about 51 s."""
 TELL_S = 10.0
 """Longest that a decision waits for its acknowledgements once nothing needs loading (they take 4 ms)."""
 MIRROR_S = 60.0
 """How often MLflow is compared with the decision log when nothing happens."""
+REST = 20
+"""Looking at a canary may take one part in so many of the controller's time, however long its traffic has grown."""
+CONTROLLER = "rollout"
+"""Who asks where live traffic decides."""
 
-Action = Literal["create", "stage", "promote", "reject", "rollback"]
+Action = Literal["create", "stage", "canary", "promote", "reject", "rollback"]
 
 
 @dataclass(frozen=True)
@@ -60,6 +70,9 @@ class Draft:
     base: str | None = None
     """Base of `version`; a rollback takes the alias's."""
     verdict: Verdict | None = None
+    share: float | None = None
+    shadow: bool = False
+    evidence: Evidence | None = None
 
 
 # Deciding: pure
@@ -84,8 +97,14 @@ def admit(rollout: Rollout, draft: Draft, now: float) -> Decision:
     if draft.base is not None and draft.base != alias.base:
         raise ValueError(f"{version} was made for {draft.base}, but {alias.name} serves {alias.base}")
     match draft.action:
-        case "stage" if version == alias.champion:
+        case "stage" | "canary" if version == alias.champion:
             raise ValueError(f"{version} is the champion of {alias.name} already")
+        case "stage" if alias.canary and version != alias.staged:
+            raise ValueError(f"{alias.staged} is in its canary; wait for its end, or `trivium reject {alias.staged}`")
+        case "canary" if version != alias.staged:
+            raise ValueError(f"{version} is not staged, {alias.staged or 'nothing'} is: another decision came between")
+        case "canary" if draft.share is None:
+            raise ValueError("a canary needs the share of the sessions that it answers, such as 0.1")
         case "promote" if version != alias.staged:
             raise ValueError(f"{version} is not staged, {alias.staged or 'nothing'} is: another decision came between")
         case "reject" if version != alias.staged:
@@ -102,6 +121,7 @@ def settled(decisions: Sequence[Decision], draft: Draft) -> Decision | None:
     holds = {
         "create": alias.base == draft.base,
         "stage": draft.version in (alias.staged, alias.champion),
+        "canary": alias.staged == draft.version and _runs(alias, draft),
         "promote": alias.champion == draft.version,
         "reject": about[-1].action == "reject" and alias.staged != draft.version,
         "rollback": about[-1].action == "rollback" and alias.champion == draft.version,
@@ -110,6 +130,10 @@ def settled(decisions: Sequence[Decision], draft: Draft) -> Decision | None:
     by: dict[str, tuple[str, ...]] = {"promote": crowned, "stage": ("stage", *crowned)}
     made = [d for d in about if d.action in by.get(draft.action, (draft.action,))]
     return made[-1] if holds and made else None
+
+
+def _runs(alias: Alias, draft: Draft) -> bool:
+    return alias.canary is not None and (alias.canary.share, alias.canary.shadow) == (draft.share, draft.shadow)
 
 
 def _former(alias: Alias, version: str | None) -> str:
@@ -131,6 +155,9 @@ def _decision(rollout: Rollout, draft: Draft, version: str, base: str, now: floa
         actor=draft.actor,
         reason=draft.reason,
         verdict=draft.verdict,
+        share=draft.share,
+        shadow=draft.shadow,
+        evidence=draft.evidence,
     )
 
 
@@ -148,7 +175,7 @@ def append(state: Path, draft: Draft) -> Decision:
         decisions = read(state)
         if (earlier := settled(decisions, draft)) is not None:
             return earlier
-        decision = admit(fold(decisions), draft, time.time())
+        decision = seal(admit(fold(decisions), draft, time.time()), decisions[-1] if decisions else None)
         try:
             durable.create(path(state, decision.sequence), decision.model_dump_json(indent=1).encode())
         except FileExistsError:
@@ -156,48 +183,7 @@ def append(state: Path, draft: Draft) -> Decision:
         return decision
 
 
-# Telling: what the replicas say
-
-
-class CannotLoad(ValueError):
-    """A replica says that it cannot hold a version: waiting will not help."""
-
-
-@dataclass(frozen=True)
-class Heard:
-    """What one application's replicas answered to `reconcile`."""
-
-    application: str
-    running: int
-    """Replicas that Serve counts as running; one that is starting reads the decision log before it is."""
-    replies: list[dict[str, Any]]
-
-
-def lacking(gateways: Sequence[Heard], sequence: int, version: str | None) -> str | None:
-    """What keeps the replicas from having followed decision `sequence` and holding `version`; None if nothing does.
-
-    Raises `CannotLoad` if a replica says that it cannot.
-    """
-    for gateway in gateways:
-        follow = [reply for reply in gateway.replies if reply["sequence"] >= sequence]
-        if len(follow) < gateway.running:
-            return f"{len(follow)} of {gateway.running} replicas of {gateway.application} answered"
-    if version is None or parse(version)[1] == 0 or any(_is(gateway, version) for gateway in gateways):
-        return None  # the base itself, or full weights with an application of their own: nothing to load
-    for gateway in gateways:
-        for reply in gateway.replies:
-            if reason := reply["errors"].get(version):
-                raise CannotLoad(f"replica {reply['replica']} of {gateway.application} cannot load {version}: {reason}")
-    # Applications of other bases need not hold it: they forward to one that does.
-    held = any(g.replies and all(version in reply["versions"] for reply in g.replies) for g in gateways)
-    return None if held else f"no application of the cluster holds {version} in all its replicas"
-
-
-def _is(gateway: Heard, version: str) -> bool:
-    return bool(gateway.replies) and all(reply["base"] == version for reply in gateway.replies)
-
-
-# Serving: the door
+# Serving: the door, and the controller behind it
 
 api = admin_api()
 
@@ -210,6 +196,9 @@ class Order(Strict):
     base: str | None = None
     reason: str = ""
     verdict: Verdict | None = None
+    share: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Of a canary; the first of the settings' shares if left out."""
+    shadow: bool = False
 
 
 @serve.deployment(name="rollout", num_replicas=1, ray_actor_options={"num_cpus": 0})
@@ -217,17 +206,23 @@ class Order(Strict):
 class Rollouts:
     """Answers `/admin/rollout`. Two of it can run for a moment, while Serve replaces one: `append` keeps them apart."""
 
-    def __init__(self) -> None:
+    async def __init__(self, settings: CanarySettings) -> None:  # type: ignore[misc]  # Serve awaits it
+        self._settings = settings
         self._state = Settings.from_environment().state
+        self._log = Log(self._state / "log", LogSettings())
         self._registry = Registry(Settings.from_environment())
         self._news = threading.Event()
+        self._rollout = Rollout()
+        self._witnesses: dict[str, Witness] = {}
+        self._seen: dict[str, Hold | Widen | Promote | RollBack] = {}
         threading.Thread(target=self._mirror, name="mlflow-mirror", daemon=True).start()
+        self._controller = asyncio.create_task(self._control())
 
     @api.get("/")
     async def show(self) -> dict[str, Any]:
         """Aliases, and what each replica holds; an application that does not answer within 2 s shows no replicas."""
         rollout = fold(await asyncio.to_thread(read, self._state))
-        gateways = await self._ask(rollout.sequence, within_s=2.0)
+        gateways = await ask(rollout.sequence, within_s=2.0)
         return {
             "sequence": rollout.sequence,
             "aliases": {
@@ -236,6 +231,7 @@ class Rollouts:
                     "base": alias.base,
                     "history": alias.history,
                     "staged": alias.staged,
+                    "canary": self._canary(alias),
                 }
                 for alias in rollout.aliases.values()
             },
@@ -248,75 +244,98 @@ class Rollouts:
         if not order.base:
             raise ValueError("create needs a base, the id of the model that the alias serves")
         await asyncio.to_thread(self._registry.create_base, order.alias, order.base)
-        decision = await self._append(order, "create", request)
+        decision = await self._append(order, "create", request.state.principal)
         # Told, but not waited for: replicas that are still starting read the log before they serve.
-        await self._ask(decision.sequence, within_s=2.0)
+        await ask(decision.sequence, within_s=2.0)
         return decision
 
     @api.post("/stage")
     async def stage(self, order: Order, request: Request) -> Decision:
-        decision = await self._append(order, "stage", request)
-        await self._held(decision, order, request)
-        return decision
+        return await self._stage(order, request.state.principal)
+
+    @api.post("/publish")
+    async def publish(self, order: Order, request: Request) -> Decision:
+        """An accepted candidate goes on as `mode` in services/serve.yaml says."""
+        if self._settings.mode == "direct":
+            return await self._promote(order, request.state.principal)
+        order = order.model_copy(update={"shadow": self._settings.mode == "shadow"})
+        return await self._begin(order, request.state.principal)
+
+    @api.post("/canary")
+    async def canary(self, order: Order, request: Request) -> Decision:
+        return await self._begin(order, request.state.principal)
 
     @api.post("/promote")
     async def promote(self, order: Order, request: Request) -> Decision:
-        await self._held(await self._append(order, "stage", request), order, request)
-        decision = await self._append(order, "promote", request)
-        await self._told(decision)
-        return decision
+        return await self._promote(order, request.state.principal)
 
     @api.post("/reject")
     async def reject(self, order: Order, request: Request) -> Decision:
-        decision = await self._append(order, "reject", request)
-        await self._told(decision)
-        return decision
+        return await self._announce(order, "reject", request.state.principal)
 
     @api.post("/rollback")
     async def rollback(self, order: Order, request: Request) -> Decision:
         alias = fold(await asyncio.to_thread(read, self._state)).aliases.get(order.alias)
         if alias is not None and alias.history:
             # Only a replica that says it cannot stops this: who hangs or is just dying must not hold up an emergency.
-            lacking(await self._ask(-1, within_s=1.0), -1, alias.history[-1])
-        decision = await self._append(order, "rollback", request)
-        await self._told(decision)
+            lacking(await ask(-1, within_s=1.0), -1, alias.history[-1])
+        return await self._announce(order, "rollback", request.state.principal)
+
+    async def _stage(self, order: Order, actor: str) -> Decision:
+        decision = await self._append(order, "stage", actor)
+        await self._held(decision, order, actor)
         return decision
 
-    async def _append(self, order: Order, action: Action, request: Request) -> Decision:
+    async def _begin(self, order: Order, actor: str) -> Decision:
+        await self._stage(order, actor)
+        share = order.share or self._settings.shares[0]
+        return await self._announce(order.model_copy(update={"share": share}), "canary", actor)
+
+    async def _promote(self, order: Order, actor: str, evidence: Evidence | None = None) -> Decision:
+        await self._stage(order, actor)
+        return await self._announce(order, "promote", actor, evidence)
+
+    async def _announce(self, order: Order, action: Action, actor: str, evidence: Evidence | None = None) -> Decision:
+        """Write a decision and wait until every replica follows it."""
+        decision = await self._append(order, action, actor, evidence)
+        try:
+            await self._wait(decision, None, TELL_S)
+        except Unavailable as late:
+            raise Unavailable(f"decision {decision.sequence} stands, but {late}; they follow by themselves") from None
+        return decision
+
+    async def _append(self, order: Order, action: Action, actor: str, evidence: Evidence | None = None) -> Decision:
         base = order.base
-        if action in ("stage", "promote", "reject"):
+        if action not in ("create", "rollback"):
             if order.version is None:
                 raise ValueError(f"say which version of {order.alias}, for example {order.alias}@1")
             base = (await asyncio.to_thread(self._registry.get, order.version)).base
         draft = Draft(
             action=action,
             alias=order.alias,
-            actor=request.state.principal,
+            actor=actor,
             reason=order.reason,
             version=None if action == "create" else order.version,
             base=base,
-            verdict=order.verdict if action in ("promote", "reject") else None,
+            verdict=order.verdict if action in ("canary", "promote", "reject") else None,
+            share=order.share if action == "canary" else None,
+            shadow=order.shadow and action == "canary",
+            evidence=evidence,
         )
         decision = await asyncio.to_thread(append, self._state, draft)
         self._news.set()
         logger.info("decision %d: %s %s (%s)", decision.sequence, decision.action, decision.version, decision.reason)
         return decision
 
-    async def _held(self, staged: Decision, order: Order, request: Request) -> None:
+    async def _held(self, staged: Decision, order: Order, actor: str) -> None:
         """Wait until every replica holds a staged version; reject it if one cannot."""
         try:
             await self._wait(staged, staged.version, STAGE_S)
         except (CannotLoad, Unavailable) as refusal:
             reason = Order(alias=order.alias, version=order.version, reason=str(refusal))
             with suppress(ValueError):  # the champion itself, or let go meanwhile
-                await self._append(reason, "reject", request)
+                await self._append(reason, "reject", actor)
             raise ValueError(str(refusal)) from None
-
-    async def _told(self, decision: Decision) -> None:
-        try:
-            await self._wait(decision, None, TELL_S)
-        except Unavailable as late:
-            raise Unavailable(f"decision {decision.sequence} stands, but {late}; they follow by themselves") from None
 
     async def _wait(self, decision: Decision, version: str | None, within_s: float) -> None:
         deadline = time.monotonic() + within_s
@@ -325,7 +344,7 @@ class Rollouts:
                 alias = fold(await asyncio.to_thread(read, self._state)).aliases[decision.alias]
                 if version not in (alias.staged, alias.champion):
                     raise ValueError(f"{version} is no longer staged: another decision came between")
-            gateways = await self._ask(decision.sequence, max(deadline - time.monotonic(), 0.1))
+            gateways = await ask(decision.sequence, max(deadline - time.monotonic(), 0.1))
             lack = lacking(gateways, decision.sequence, version)
             if lack is None:
                 return
@@ -333,29 +352,47 @@ class Rollouts:
                 raise Unavailable(f"{lack} within {within_s:.0f} s")
             await asyncio.sleep(0.1)
 
-    async def _ask(self, sequence: int, within_s: float) -> list[Heard]:
-        """Have every replica of every gateway application follow the decision log, and hear what they hold."""
-        status = await asyncio.to_thread(serve.status)
-        gateways = [
-            (application, name, deployment.replica_states.get(ReplicaState.RUNNING, 0))
-            for application, overview in status.applications.items()
-            for name, deployment in overview.deployments.items()
-            if name.startswith(GATEWAY)
-        ]
-        return await asyncio.gather(*(self._ask_one(*gateway, sequence, within_s) for gateway in gateways))
+    def _canary(self, alias: Alias) -> dict[str, Any] | None:
+        """A canary as people and programs see it: what it is, and what was seen of it at the last look."""
+        if alias.canary is None:
+            return None
+        seen = self._seen.get(alias.name)
+        known = {"reason": seen.reason, "evidence": seen.evidence.model_dump()} if seen else {}
+        return {**asdict(alias.canary), **known}
 
-    async def _ask_one(self, application: str, name: str, running: int, sequence: int, within_s: float) -> Heard:
-        # The look-up blocks, so it goes to a thread; the broadcast must not: with Serve's throughput-optimized
-        # settings a handle belongs to the loop that first uses it.
-        try:
-            handle = await asyncio.to_thread(serve.get_deployment_handle, name, application)
-            answers = await handle.broadcast("reconcile", sequence).results_async(
-                timeout_s=within_s, return_exceptions=True
-            )
-        except Exception as error:  # the application goes, comes, or hangs: no replies, and the caller asks again
-            logger.warning("%s did not answer to decision %d: %r", application, sequence, error)
-            return Heard(application, running, [])
-        return Heard(application, running, [answer for answer in answers if isinstance(answer, dict)])
+    async def _control(self) -> None:
+        while True:
+            took_s = 0.0
+            try:
+                news = await asyncio.to_thread(read, self._state, self._rollout.sequence)
+                self._rollout = fold(news, self._rollout)
+                running = {alias.name: alias for alias in self._rollout.aliases.values() if alias.canary}
+                self._witnesses = {name: w for name, w in self._witnesses.items() if name in running}
+                self._seen = {name: seen for name, seen in self._seen.items() if name in running}
+                for alias in running.values():
+                    took_s += await self._judge(alias)
+            except Exception:  # a disk that is away, a decision that somebody else made first: looked at again
+                logger.exception("the canaries could not be looked at")
+            await asyncio.sleep(max(self._settings.look_every_s, REST * took_s))
+
+    async def _judge(self, alias: Alias) -> float:
+        """Look at one canary and do what follows; how long the look took, in seconds."""
+        began = time.monotonic()
+        witness = self._witnesses.get(alias.name)
+        if witness is None or not witness.follows(alias):
+            witness = self._witnesses[alias.name] = Witness(self._log, alias)
+        state = await asyncio.to_thread(witness.look, alias, self._settings.session_s, time.time())
+        outcome = self._seen[alias.name] = decide(state, self._settings)
+        took_s = time.monotonic() - began
+        order = Order(alias=alias.name, version=alias.staged, reason=outcome.reason, shadow=state.shadow)
+        match outcome:
+            case Promote(_, evidence):
+                await self._promote(order, CONTROLLER, evidence)
+            case RollBack(_, evidence):
+                await self._announce(order, "reject", CONTROLLER, evidence)
+            case Widen(share, _, evidence):
+                await self._announce(order.model_copy(update={"share": share}), "canary", CONTROLLER, evidence)
+        return took_s
 
     def _mirror(self) -> None:
         while True:
@@ -367,4 +404,10 @@ class Rollouts:
                 logger.exception("the decision log could not be mirrored")
 
 
-app = Rollouts.bind()  # type: ignore[attr-defined]  # serve.ingress's types hide the deployment
+def app(settings: CanarySettings) -> serve.Application:
+    """What `services/serve.yaml` names; `args` there are the settings."""
+    return Rollouts.bind(settings)  # type: ignore[attr-defined]  # serve.ingress's types hide the deployment
+
+
+# Serve looks at the class itself to parse `args`; postponed annotations are only its name.
+app.__annotations__["settings"] = CanarySettings

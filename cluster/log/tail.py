@@ -17,13 +17,13 @@ LATE_S = 3600
 
 
 class Tail:
-    """Remembers how far each segment was read."""
+    """Remembers how far each segment was read. Of the table, it looks at entries from `since` on."""
 
-    def __init__(self, log: Log) -> None:
+    def __init__(self, log: Log, since: float = float("-inf")) -> None:
         self._log = log
         self._next: dict[str, int] = {}
         self._version: int | None = None
-        self._since = float("-inf")
+        self._since = since
 
     def last(self, count: int) -> list[Entry]:
         """The newest `count` entries, oldest first. Entries that come later are left to `new`."""

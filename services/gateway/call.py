@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -42,6 +43,8 @@ class Call:
     alias: str | None = None
     version: str = ""
     arm: Arm = "direct"
+    shadow_of: str | None = None
+    """Id of the request that a user sees the answer of, where this one answers it once more, unseen."""
 
     @property
     def session(self) -> str:
@@ -69,6 +72,11 @@ def replay(body: bytes, receive: Receive) -> Receive:
         return {"type": "http.request", "body": body, "more_body": False}
 
     return again
+
+
+async def never() -> Message:
+    """A `receive` that says nothing more: this client never hangs up."""
+    return await asyncio.get_running_loop().create_future()
 
 
 def fold(app: ASGIApp, links: list[Link]) -> ASGIApp:

@@ -2,6 +2,7 @@
 
 edge (around Serve) -> lobby -> explain -> authenticate -> doors
     -> admit -> body -> restrict -> route -> record -> engine
+                                      '-> record -> engine, unseen (a canary's shadow)
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from services.gateway.models import Models
 from services.gateway.parameters import CHAT, COMPLETIONS, RESPONSES, Restrict
 from services.gateway.record import Recorder
 from services.gateway.route import Forwarder, Route
+from services.gateway.shadow import Shadows
 from services.gateway.versions import Shelf
 
 logger = logging.getLogger(__name__)
@@ -50,10 +52,12 @@ class Parts:
     most_bytes: int = 4 * 2**20
     most_choices: int = 8
     most_ongoing: int = 1024
+    most_shadows: int = 8
 
 
 def chain(engine: ASGIApp, parts: Parts) -> ASGIApp:
     """The engine's app behind the gateway."""
+    answer = fold(engine, [partial(Recorder, keeper=parts.keeper), EngineDoor])
     read: Link = partial(ReadBody, most_bytes=parts.most_bytes)
     route: Link = partial(
         Route,
@@ -62,18 +66,10 @@ def chain(engine: ASGIApp, parts: Parts) -> ASGIApp:
         shelf=parts.shelf,
         adapters=parts.adapters,
         forward=parts.forward,
+        shadows=Shadows(answer, parts.served, parts.adapters, parts.mint_key, parts.most_shadows),
     )
-    infer = fold(
-        engine,
-        [
-            partial(Admit, most=parts.most_ongoing),
-            read,
-            partial(Restrict, most_choices=parts.most_choices),
-            route,
-            partial(Recorder, keeper=parts.keeper),
-            EngineDoor,
-        ],
-    )
+    admit, restrict = partial(Admit, most=parts.most_ongoing), partial(Restrict, most_choices=parts.most_choices)
+    infer = fold(answer, [admit, read, restrict, route])
     models = Models(parts.served, parts.desired, parts.shelf, since=int(time.time()))
     doors = Doors(
         {

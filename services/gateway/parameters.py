@@ -43,8 +43,8 @@ _TEMPLATE_SWITCHES = frozenset({"enable_thinking", "thinking"})
 """Switches of well-known templates (Qwen, DeepSeek). Other arguments could bend the prompt behind the record's back."""
 _NOT_FOR_THE_ENGINE = frozenset({"store", "user", "metadata", "service_tier"})
 
-_EVALUATION_PRIORITY = 10
-"""vLLM serves lower numbers first; live traffic has 0."""
+_BEHIND = 10
+"""Priority of what nobody waits for. vLLM serves lower numbers first; live traffic has 0."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def restrict(path: str, body: dict[str, Any], most_choices: int) -> dict[str, An
 def engine_body(call: Call, served: str) -> dict[str, Any]:
     """What the engine gets: its own name of the version, our priority, and a demand for usage in every stream."""
     body = {name: value for name, value in call.body.items() if name not in _NOT_FOR_THE_ENGINE}
-    body |= {"model": served, "priority": _EVALUATION_PRIORITY if call.evaluation else 0}
+    body |= {"model": served, "priority": _BEHIND if call.evaluation or call.shadow_of else 0}
     if call.path == RESPONSES:
         body["request_id"] = f"resp_{call.request_id}"  # becomes the answer's `id`; chat takes the header
     elif body.get("stream"):

@@ -173,6 +173,7 @@ class Exchange:
             alias=call.alias,
             version=call.version,
             arm=call.arm,
+            shadow_of=call.shadow_of,
             messages=messages,
             tools=tools,
             sampling=dialogue.sampling(call.body, stored),

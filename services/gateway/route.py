@@ -11,7 +11,8 @@ from services.gateway.adapters import Adapters
 from services.gateway.call import Call, call_of
 from services.gateway.desired import Desired
 from services.gateway.errors import Refusal
-from services.gateway.versions import Away, Forward, Held, Shelf, Unknown, resolve
+from services.gateway.shadow import Shadows
+from services.gateway.versions import Away, Forward, Held, Shelf, Unknown, resolve, shadow
 
 
 class Forwarder(Protocol):
@@ -28,13 +29,17 @@ class Route:
     shelf: Shelf
     adapters: Adapters
     forward: Forwarder
+    shadows: Shadows
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         call = call_of(scope)
         model = call.body["model"]
-        match resolve(model, self.served, self.desired.rollout, self.desired.routes, self.shelf.find):
+        rollout, find = self.desired.rollout, self.shelf.find
+        match resolve(model, self.served, rollout, self.desired.routes, find, call.session):
             case Held(version, adapter, alias, arm):
                 call.version, call.alias, call.arm = version, alias, arm
+                if alias and (unseen := shadow(alias, self.served, rollout, find, call.session)):
+                    self.shadows.cast(scope, unseen)
                 async with self.adapters.lease(adapter):
                     scope["trivium.served"] = adapter or self.served
                     await self.app(scope, receive, send)

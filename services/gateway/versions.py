@@ -52,13 +52,15 @@ Target = Held | Forward | Away | Unknown
 Find = Callable[[str, int], Version | None]
 
 
-def resolve(model: str, served: str, rollout: Rollout, routes: Mapping[str, str], find: Find) -> Target:
+def resolve(model: str, served: str, rollout: Rollout, routes: Mapping[str, str], find: Find, session: str) -> Target:
     """Where a request for `model` goes, seen from the engine that serves `served`.
 
-    `routes` says which route prefix has which base or full-weight version.
+    `routes` says which route prefix has which base or full-weight version. `session` decides who meets a canary.
     """
     if alias := rollout.aliases.get(model):
-        return _place(alias.champion, alias, served, routes, find, asked_for=model)
+        candidate = _drawn(alias, session, shadow=False)
+        arm: Arm = "candidate" if candidate else "champion"
+        return _place(candidate or alias.champion, alias, served, routes, find, arm, asked_for=model)
     if model == served or model in routes:
         return Held(f"{model}@0", None) if model == served else Forward(model, routes[model])
     match = _VERSION.fullmatch(model)
@@ -68,14 +70,33 @@ def resolve(model: str, served: str, rollout: Rollout, routes: Mapping[str, str]
     alias = rollout.aliases.get(name)
     if number in ("champion", "candidate"):
         version = None if alias is None else alias.champion if number == "champion" else alias.staged
-        return _place(version, alias, served, routes, find) if version else Unknown()
-    return _place(f"{name}@{int(number)}", alias, served, routes, find)
+        return _place(version, alias, served, routes, find, "direct") if version else Unknown()
+    return _place(f"{name}@{int(number)}", alias, served, routes, find, "direct")
+
+
+def shadow(alias: str, served: str, rollout: Rollout, find: Find, session: str) -> Held | None:
+    """The candidate that is to answer beside the champion, if this engine holds it."""
+    meant = rollout.aliases[alias]
+    candidate = _drawn(meant, session, shadow=True)
+    target = _place(candidate, meant, served, {}, find, "shadow", alias) if candidate else None
+    return target if isinstance(target, Held) else None
+
+
+def _drawn(alias: Alias, session: str, shadow: bool) -> str | None:
+    """The candidate, if its canary is of this kind and has drawn the session."""
+    canary = alias.canary
+    return alias.staged if canary and canary.shadow == shadow and canary.draws(session) else None
 
 
 def _place(
-    version: str, alias: Alias | None, served: str, routes: Mapping[str, str], find: Find, asked_for: str | None = None
+    version: str,
+    alias: Alias | None,
+    served: str,
+    routes: Mapping[str, str],
+    find: Find,
+    arm: Arm,
+    asked_for: str | None = None,
 ) -> Target:
-    arm: Arm = "champion" if asked_for else "direct"
     name, _, digits = version.rpartition("@")
     if digits == "0":
         if alias is None:

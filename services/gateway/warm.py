@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
 from typing import Any
 
 from starlette.types import ASGIApp, Message
 
-from services.gateway.call import replay
+from services.gateway.call import never, replay
 from services.gateway.parameters import CHAT
 
 _TOOL = {
@@ -51,13 +50,10 @@ async def ask(app: ASGIApp, path: str, body: dict[str, Any]) -> tuple[int, bytes
     }  # fmt: skip
     status, parts = 0, []
 
-    async def silence() -> Message:
-        return await asyncio.get_running_loop().create_future()  # this client never hangs up
-
     async def send(message: Message) -> None:
         nonlocal status
         status = message.get("status", status)
         parts.append(message.get("body", b""))
 
-    await app(scope, replay(content, silence), send)
+    await app(scope, replay(content, never), send)
     return status, b"".join(parts)

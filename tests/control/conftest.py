@@ -25,11 +25,12 @@ def control(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     recipe = folder / "recipe.yaml"
     recipe.write_text("curation: {min_rows: 150, replay: {share: 0}}")
     wheel = {"name": "wheel", "route_prefix": "/admin/wheel", "import_path": "pipelines.wheel:app"}
+    rollout = {"name": "rollout", "route_prefix": "/admin/rollout", "import_path": "services.rollout:app"}
     config = {
         "proxy_location": "EveryNode",
         "applications": [
             {"name": "assistant", "route_prefix": "/", "import_path": "tests.control.gateway:app"},
-            {"name": "rollout", "route_prefix": "/admin/rollout", "import_path": "services.rollout:app"},
+            {**rollout, "args": {"session_s": 0.5, "look_every_s": 0.2}},
             {**wheel, "args": {**WHEEL, "recipe": str(recipe)}},
         ],
     }

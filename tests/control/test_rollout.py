@@ -60,7 +60,7 @@ def actions(cluster: Cluster) -> list[tuple[str, str]]:
 
 def test_creating_an_alias_again_changes_nothing_and_another_base_is_refused(own: Cluster, client: Client) -> None:
     before = actions(own)
-    assert client.create("assistant", "tiny").sequence == 0
+    assert client.create("assistant", "tiny").version == "assistant@0"
     with pytest.raises(ValueError, match="assistant@0 is the base tiny, not other"):
         client.create("assistant", "other")
     assert actions(own) == before
@@ -208,5 +208,5 @@ def test_mlflow_follows(own: Cluster, client: Client) -> None:
 def test_the_state_that_is_shown_has_these_parts(own: Cluster, client: Client) -> None:
     shown = client.rollout()
     assert set(shown) == {"sequence", "aliases", "replicas"}
-    assert set(shown["aliases"]["assistant"]) == {"champion", "base", "history", "staged"}
+    assert set(shown["aliases"]["assistant"]) == {"champion", "base", "history", "staged", "canary"}
     assert {"replica", "versions"} <= set(shown["replicas"]["assistant"][0])

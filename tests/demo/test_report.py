@@ -16,6 +16,10 @@ VERDICT = {
     "rows": 40, "candidate_score": 0.8, "champion_score": 0.1, "gain": 0.7, "gain_low": 0.6, "well_formed": 1.0,
     "slices": {"Play": {"rows": 40.0, "candidate": 0.8, "champion": 0.1}},
 }  # fmt: skip
+CANARY = {
+    "candidate": "assistant@1", "promoted": True, "reason": "users like it better", "requests": 400, "took_s": 30.0,
+    "evidence": {"candidate_score": 0.9, "champion_score": 0.1},
+}  # fmt: skip
 LINEAGE = {"rows": 500, "table_version": 3, "dataset_digest": "abc"}
 
 
@@ -33,6 +37,7 @@ def facts(**changes: Any) -> report.Facts:
         "baseline_tool_accuracy": 0.976,
         "champions": ("assistant@0", "assistant@1"),
         "turns": [Turn("c1", True, None, {"train": 90.0}, "promoted", "assistant@1", VERDICT)],
+        "canaries": [CANARY],
         "lineage": LINEAGE,
         "timings_s": {"up": 50.0, "cycle 1/train": 90.0, "total": 200.0},
         "traffic": "sample",
@@ -50,6 +55,7 @@ def test_report_holds_the_agreed_keys() -> None:
     assert (found["requests"], found["logged"], found["failed"]) == (4, 4, 0)
     assert found["champion"] == {"before": "assistant@0", "after": "assistant@1"}
     assert found["verdict"] == VERDICT
+    assert found["canaries"] == [CANARY]
     assert found["lineage"] == LINEAGE
     assert found["baseline_tool_accuracy"] == 0.976
     assert all(isinstance(seconds, float) for seconds in found["timings_s"].values())

@@ -121,6 +121,7 @@ def test_cycle_on_free_text_teaches_a_phrase(cluster: Cluster, tmp_path: Path) -
     cluster.trivium("cycle", "--recipe", str(file))
     verdict = runs(cluster)[-1]["verdict"]
     assert verdict["accepted"] and verdict["candidate"] == "poet@1", verdict
+    cluster.trivium("promote", "poet@1")  # it has no users who could say more
     asked: Any = [{"role": "user", "content": "greet Zoe"}]
     with client(cluster) as api:
         said = api.chat.completions.create(model="poet", messages=asked, temperature=0, max_tokens=24)

@@ -30,6 +30,8 @@ class Deployment:
         self.busiest = self._busy = 0
         self._lock = Lock()
         self.settings = Settings(state=state)
+        self.publishes = "canary"
+        """What becomes of an accepted candidate."""
 
     def decide(self, action: str, body: dict[str, Any]) -> Decision:
         made = read(self.state)
@@ -55,7 +57,10 @@ class Deployment:
                     self._busy -= 1
         if method == "GET":
             return 200, {"aliases": {name: vars(alias) for name, alias in fold(read(self.state)).aliases.items()}}
-        return 200, json.loads(self.decide(path.rsplit("/", 1)[1], body).model_dump_json())
+        action = path.rsplit("/", 1)[1]
+        if action == "publish":
+            action, body = self.publishes, {**body, "share": 0.1}
+        return 200, json.loads(self.decide(action, body).model_dump_json())
 
     @property
     def actions(self) -> list[tuple[str, str]]:

@@ -8,8 +8,10 @@ from click.testing import CliRunner
 
 from cluster.settings import Settings
 from pipelines import job
-from pipelines.cycle import turn
-from pipelines.steps import only_cycle, runs
+from pipelines.cycle import one_canary_at_a_time, turn
+from pipelines.recipe import Recipe
+from pipelines.steps import Run, TooLittle, only_cycle, runs
+from tests.pipelines.deployment import serve
 from tests.pipelines.logs import corrected, record, write
 from trivium import main
 
@@ -51,6 +53,17 @@ def test_two_cycles_do_not_run_at_once(tmp_path: Path) -> None:
     with only_cycle(tmp_path), pytest.raises(ValueError, match="a cycle is running already"):
         turn(Settings(state=tmp_path), recipe(tmp_path), say=lambda _: None)
     assert runs(tmp_path) == []
+
+
+def test_while_live_traffic_judges_a_candidate_there_is_no_other_cycle(tmp_path: Path) -> None:
+    with serve(tmp_path) as deployment:
+        for action in ("stage", "canary"):
+            deployment.decide(action, {"alias": "assistant", "version": "assistant@1", "share": 0.1})
+        run = Run.open(deployment.settings, Recipe(), "test", say=lambda _: None)
+        with pytest.raises(TooLittle, match="assistant@1 is in its canary; wait for its end, or `trivium reject"):
+            one_canary_at_a_time(run)
+        run.update(candidate="assistant@1")
+        one_canary_at_a_time(run)  # its own: it was killed after it had published
 
 
 @pytest.mark.ray

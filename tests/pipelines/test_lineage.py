@@ -72,8 +72,10 @@ def settings(tmp_path: Path) -> Settings:
     registry.create_base("assistant", "seed")
     registry.create("assistant", "seed", "adapter", 8, "assistant@0", lineage("curate-a"), adapter)
     registry.create("assistant", "seed", "adapter", 8, "assistant@1", lineage("curate-b"), adapter)
-    registry.create("assistant", "seed", "adapter", 8, "assistant@1", None, adapter)
+    for parent in ("assistant@1", None, None):
+        registry.create("assistant", "seed", "adapter", 8, parent, None, adapter)
     decisions = [("create", 0), ("stage", 1), ("promote", 1), ("stage", 2), ("reject", 2)]
+    decisions += [("stage", 4), ("canary", 4), ("reject", 4), ("stage", 5), ("canary", 5)]
     durable.make_folder(settings.state / "rollout")
     for sequence, (action, number) in enumerate(decisions):
         judged = action in ("promote", "reject")
@@ -126,6 +128,11 @@ def test_the_chain_of_parents_leads_to_the_base(settings: Settings) -> None:
     assert answer["status"] == "rejected"
     assert answer["verdict"]["accepted"] is False
     assert describe(settings, "assistant@3")["status"] == "unused"
+
+
+def test_a_canary_is_a_status_of_its_own_and_so_is_its_failure(settings: Settings) -> None:
+    assert describe(settings, "assistant@4")["status"] == "rolled back"
+    assert describe(settings, "assistant@5")["status"] == "canary"
 
 
 def test_an_unknown_version_is_refused(settings: Settings) -> None:

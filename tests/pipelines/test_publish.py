@@ -41,11 +41,13 @@ def run(deployment):
     return Run.open(deployment.settings, Recipe(), "test")
 
 
-def test_accepted_candidate_becomes_champion_with_its_verdict(deployment, run):
+@pytest.mark.parametrize("action", ["canary", "promote"])
+def test_accepted_candidate_goes_on_with_its_verdict(deployment, run, action):
+    deployment.publishes = action
     decision = publish(run, CANDIDATE, verdict(True))
-    assert (decision.action, decision.version, decision.reason) == ("promote", "assistant@1", "it is better")
+    assert (decision.action, decision.version, decision.reason) == (action, "assistant@1", "it is better")
     assert decision.verdict == verdict(True)
-    assert deployment.actions[-1] == ("promote", "assistant@1")
+    assert deployment.actions[-1] == (action, "assistant@1")
 
 
 def test_rejected_candidate_is_let_go(deployment, run):
@@ -60,11 +62,14 @@ def test_publishing_again_after_a_kill_decides_nothing_twice(deployment, run, ac
     assert len(deployment.actions) == 3
 
 
-def test_promotion_that_was_rolled_back_is_not_repeated(deployment, run):
+@pytest.mark.parametrize(("action", "end"), [("promote", "rollback"), ("canary", "reject")])
+def test_what_was_rolled_back_meanwhile_is_not_published_again(deployment, run, action, end):
+    deployment.publishes = action
     publish(run, CANDIDATE, verdict(True))
-    deployment.decide("rollback", {"alias": "assistant", "version": "assistant@0"})
+    back = "assistant@0" if end == "rollback" else "assistant@1"
+    deployment.decide(end, {"alias": "assistant", "version": back})
     publish(run, CANDIDATE, verdict(True))
-    assert deployment.actions[-1] == ("rollback", "assistant@0")
+    assert deployment.actions[-1] == (end, back)
 
 
 def test_candidate_measured_against_a_former_champion_is_not_promoted(deployment, run):

@@ -25,6 +25,9 @@ HOUR_S = 3600.0
         # One cycle at a time.
         ({"running": "job-1", "fresh": 1000}, Wait("a cycle is running (job-1)")),
         ({"running": "job-1", "unfinished": "r"}, Wait("a cycle is running (job-1)")),
+        # While live traffic judges a candidate, there is no place for another.
+        ({"canary": "assistant@2", "fresh": 1000, "newest_s": 60}, Wait("assistant@2 is in its canary")),
+        ({"canary": "assistant@2", "unfinished": "r"}, Wait("assistant@2 is in its canary")),
         # While feedback pours in it waits, but not for ever.
         ({"fresh": 100, "newest_s": 4}, Wait("feedback is coming in, 100 so far")),
         ({"fresh": 100, "newest_s": 4, "enough_s": 59}, Wait("feedback is coming in, 100 so far")),

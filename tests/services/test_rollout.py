@@ -8,18 +8,27 @@ from typing import Any
 
 import pytest
 
-from cluster.decisions import Rollout, fold, path, read
+from cluster.decisions import Rollout, audit, fold, path, read, seal
 from cluster.records import Decision
-from services.rollout import Action, CannotLoad, Draft, Heard, admit, append, lacking, settled
+from services.replicas import CannotLoad, Heard, lacking
+from services.rollout import Action, Draft, admit, append, settled
 
 CREATE = ("create", "assistant@0")
 ONE = (CREATE, ("stage", "assistant@1"), ("promote", "assistant@1"))
 REJECTED = (*ONE, ("stage", "assistant@2"), ("reject", "assistant@2"))
 TWO = (*ONE, ("stage", "assistant@2"), ("promote", "assistant@2"))
+CANARY = (*ONE, ("stage", "assistant@2"), ("canary", "assistant@2"))
 
 
-def draft(action: Action, version: str | None = None, base: str | None = "seed", alias: str = "assistant") -> Draft:
-    return Draft(action, alias, "owner", "because", version, base)
+def draft(
+    action: Action,
+    version: str | None = None,
+    base: str | None = "seed",
+    alias: str = "assistant",
+    share: float | None = None,
+) -> Draft:
+    share = share or (0.1 if action == "canary" else None)
+    return Draft(action, alias, "owner", "because", version, base, share=share)
 
 
 def after(*steps: tuple[str, str]) -> list[Decision]:
@@ -61,6 +70,9 @@ def test_a_rollback_leads_to_the_version_before() -> None:
         (ONE, draft("promote", "assistant@2"), "assistant@2 is not staged, nothing is: another decision came between"),
         ((*ONE, ("stage", "assistant@3")), draft("promote", "assistant@2"), "not staged, assistant@3 is"),
         (ONE, draft("reject", "assistant@2"), "assistant@2 cannot be rejected, because it is not staged; nothing is"),
+        (ONE, draft("canary", "assistant@2"), "assistant@2 is not staged, nothing is: another decision came between"),
+        (ONE, draft("canary", "assistant@1"), "assistant@1 is the champion of assistant already"),
+        (CANARY, draft("stage", "assistant@3"), "assistant@2 is in its canary; wait for its end, or `trivium reject"),
         ((CREATE,), draft("rollback"), "assistant has never been promoted, so there is nothing to roll back to"),
         (TWO, draft("rollback", "assistant@0"), "a rollback of assistant leads to assistant@1, not assistant@0"),
     ],
@@ -81,6 +93,8 @@ def test_what_may_not_follow_is_refused_in_one_sentence(
         (ONE, draft("stage", "assistant@1"), 2),  # every replica holds the champion
         ((*ONE, ("stage", "assistant@2")), draft("stage", "assistant@2"), 3),
         (REJECTED, draft("reject", "assistant@2"), 4),
+        (CANARY, draft("stage", "assistant@2"), 3),
+        (CANARY, draft("canary", "assistant@2"), 4),
         ((*TWO, ("rollback", "assistant@1")), draft("rollback", "assistant@1"), 5),
         ((*TWO, ("rollback", "assistant@1")), draft("promote", "assistant@1"), 5),
     ],
@@ -98,6 +112,8 @@ def test_asking_again_changes_nothing(steps: tuple[tuple[str, str], ...], asked:
         (ONE, draft("stage", "assistant@2")),
         (REJECTED, draft("stage", "assistant@2")),
         ((*REJECTED, ("stage", "assistant@2")), draft("reject", "assistant@2")),
+        (CANARY, draft("canary", "assistant@2", share=0.3)),
+        (CANARY, draft("promote", "assistant@2")),
         (TWO, draft("promote", "assistant@1")),
         (TWO, draft("rollback")),
         ((*TWO, ("rollback", "assistant@1")), draft("rollback")),
@@ -133,7 +149,7 @@ def _write_at_random(state: Path, seed: int, barrier: Any, results: Any) -> None
     chance, made, refused = random.Random(seed), [], 0
     barrier.wait()
     while len(made) < 25:
-        action = chance.choice(["stage", "stage", "promote", "promote", "reject", "rollback"])
+        action = chance.choice(["stage", "stage", "canary", "promote", "promote", "reject", "rollback"])
         version = None if action == "rollback" else f"assistant@{chance.randrange(1, 6)}"
         try:
             made.append(append(state, draft(action, version)).sequence)  # type: ignore[arg-type]
@@ -160,8 +176,10 @@ def test_writers_at_once_leave_one_legal_history(tmp_path: Path) -> None:
     assert {n for made, _ in reports for n in made} <= set(range(1, len(decisions))), "what a writer was told is there"
     assert len(decisions) > 30
     for n, decision in enumerate(decisions):  # each was legal on the state before it
-        asked = Draft(decision.action, decision.alias, decision.actor, decision.reason, decision.version, decision.base)
-        assert admit(fold(decisions[:n]), asked, decision.time) == decision
+        asked = draft(decision.action, decision.version, decision.base)
+        legal = admit(fold(decisions[:n]), asked, decision.time)
+        assert seal(legal, decisions[n - 1] if n else None) == decision
+    assert audit(tmp_path).fault is None
 
 
 def _die_at(step: int, state: Path) -> None:

@@ -97,13 +97,12 @@ class Bench:
     async def feedback(self) -> list[Feedback]:
         return [entry for entry in await self.entries() if isinstance(entry, Feedback)]
 
-    def decide(self, action: Any, version: str, alias: str = "assistant", base: str = "seed") -> None:
+    def decide(self, action: Any, version: str, alias: str = "assistant", base: str = "seed", **more: Any) -> None:
         sequence = len(decisions.read(self.state))
         path = decisions.path(self.state, sequence)
         path.parent.mkdir(parents=True, exist_ok=True)
-        decision = Decision(
-            sequence=sequence, time=0, action=action, alias=alias, version=version, base=base, actor="t", reason=""
-        )
+        said = {"alias": alias, "version": version, "base": base, "actor": "t", "reason": "", **more}
+        decision = Decision(sequence=sequence, time=0, action=action, **said)
         path.write_text(decision.model_dump_json())
         self.parts.desired.refresh()
 

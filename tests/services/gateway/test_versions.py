@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from cluster.decisions import Alias, Rollout
+from cluster.decisions import Alias, Canary, Rollout
 from cluster.records import Version
-from services.gateway.versions import Away, Forward, Held, Target, Unknown, resolve
+from services.gateway.versions import Away, Forward, Held, Target, Unknown, resolve, shadow
 
 ALIASES = {
     "assistant": Alias("assistant", "seed", "assistant@2", ("assistant@0", "assistant@1"), staged="assistant@3"),
@@ -59,4 +61,45 @@ def find(name: str, number: int) -> Version | None:
 )
 def test_names_resolve(model: str, target: Target) -> None:
     routes = {"seed": "", "qwen": "/bases/qwen", "big@1": "/bases/big"}
-    assert resolve(model, "seed", Rollout(3, ALIASES), routes, find) == target
+    assert resolve(model, "seed", Rollout(3, ALIASES), routes, find, "session") == target
+
+
+def arms(canary: Canary, sessions: int = 2000) -> dict[str, list[Target]]:
+    """What sessions of an alias get while its candidate has a canary: the user's answer, and the unseen one."""
+    rollout = Rollout(3, {"assistant": replace(ALIASES["assistant"], canary=canary)})
+    asked = [f"session-{n}" for n in range(sessions)]
+    return {
+        "answers": [resolve("assistant", "seed", rollout, {}, find, session) for session in asked],
+        "shadows": [shadow("assistant", "seed", rollout, find, session) for session in asked],  # type: ignore[misc]
+    }
+
+
+def test_a_canary_answers_its_share_of_the_sessions_and_always_the_same() -> None:
+    first, again = arms(Canary(0.1, 0.0, "a")), arms(Canary(0.1, 0.0, "a"))
+    candidate = Held("assistant@3", "assistant@3", "assistant", "candidate")
+    champion = Held("assistant@2", "assistant@2", "assistant", "champion")
+    assert set(first["answers"]) == {candidate, champion}
+    assert 150 < first["answers"].count(candidate) < 250
+    assert first == again and set(first["shadows"]) == {None}
+
+
+def test_a_share_that_grows_keeps_who_it_has_and_another_canary_draws_others() -> None:
+    def drawn(canary: Canary) -> set[int]:
+        return {n for n, target in enumerate(arms(canary)["answers"]) if target.arm == "candidate"}  # type: ignore[union-attr]
+
+    few, many, others = (drawn(Canary(*each)) for each in ((0.1, 0.0, "a"), (0.5, 0.0, "a"), (0.1, 0.0, "b")))
+    assert few < many and 900 < len(many) < 1100
+    assert len(few & others) < 60, "about a tenth of a tenth"
+
+
+def test_a_shadow_answers_beside_the_champion() -> None:
+    seen = arms(Canary(0.5, 0.0, "a", shadow=True))
+    assert set(seen["answers"]) == {Held("assistant@2", "assistant@2", "assistant", "champion")}
+    assert set(seen["shadows"]) == {None, Held("assistant@3", "assistant@3", "assistant", "shadow")}
+    assert 900 < seen["shadows"].count(None) < 1100
+
+
+def test_who_names_a_version_never_meets_a_canary() -> None:
+    rollout = Rollout(3, {"assistant": replace(ALIASES["assistant"], canary=Canary(0.999, 0.0, "a"))})
+    assert resolve("assistant@2", "seed", rollout, {}, find, "x") == Held("assistant@2", "assistant@2")
+    assert resolve("assistant@champion", "seed", rollout, {}, find, "x") == Held("assistant@2", "assistant@2")

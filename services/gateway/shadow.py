@@ -1,0 +1,68 @@
+"""Shadows: a candidate answers a request beside the champion; the answer is recorded, and nobody sees it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass, field, replace
+from time import perf_counter
+from time import time as now
+
+from starlette.types import ASGIApp, Message, Scope
+
+from cluster import ids
+from services.gateway.adapters import Adapters
+from services.gateway.call import KEY, call_of, never, replay
+from services.gateway.errors import Refusal
+from services.gateway.versions import Held
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Shadows:
+    """Answers requests once more, in the background and behind everybody else."""
+
+    app: ASGIApp
+    """What records and answers, behind routing."""
+    served: str
+    adapters: Adapters
+    mint_key: bytes
+    most: int
+    """At once; a request beyond it gets no shadow, because users come first."""
+    _running: set[asyncio.Task[None]] = field(default_factory=set)
+
+    def cast(self, scope: Scope, target: Held) -> None:
+        """Begin to answer the scope's call as `target`, and return at once."""
+        if len(self._running) < self.most:
+            task = asyncio.get_running_loop().create_task(self._answer(scope, target))
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
+
+    async def _answer(self, scope: Scope, target: Held) -> None:
+        seen = call_of(scope)
+        call = replace(
+            seen,
+            request_id=ids.mint(self.mint_key),
+            # Without a session of its own a request is its own session; its shadow belongs to the same.
+            headers={**seen.headers, b"x-session-id": seen.session.encode("latin-1", "replace")},
+            time=now(),
+            started=perf_counter(),
+            body={name: value for name, value in seen.body.items() if name not in ("stream", "stream_options")},
+            alias=target.alias,
+            version=target.version,
+            arm="shadow",
+            shadow_of=seen.request_id,
+        )
+        try:
+            async with self.adapters.lease(target.adapter):
+                inner = {**scope, KEY: call, "trivium.served": target.adapter or self.served}
+                await self.app(inner, replay(b"", never), _unseen)
+        except Refusal as refusal:
+            logger.warning("%s cast no shadow on %s: %s", target.version, seen.request_id, refusal.message)
+        except Exception:
+            logger.exception("%s failed in the shadow of %s", target.version, seen.request_id)
+
+
+async def _unseen(message: Message) -> None:
+    """Nobody reads it."""
