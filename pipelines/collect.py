@@ -42,7 +42,12 @@ def collect(run: Run) -> Snapshot:
         "window": window.model_dump(mode="json"),
         "code": CODE,
     }
-    folder = run.step("collect", inputs, lambda out: _collect(log.table_uri, version, alias, window, out))
+    try:
+        folder = run.step("collect", inputs, lambda out: _collect(log.table_uri, version, alias, window, out))
+    except TooLittle:
+        # All of it was looked at: without more feedback the wheel must not ask again, and again.
+        run.update(newest=run.record.started)
+        raise
     counts = manifest(folder)["counts"]
     run.update(newest=manifest(folder)["newest"])
     run.report("collect", f"table version {version}: {counts['rows']:,} of {counts['records']:,} answers have feedback")

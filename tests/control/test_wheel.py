@@ -68,7 +68,7 @@ def test_a_failed_cycle_is_tried_again_after_a_pause_and_goes_on(control: Cluste
 
 def test_a_cycle_by_hand_is_a_job_too_and_says_how_it_ended(control: Cluster, tmp_path: Path) -> None:
     recipe = tmp_path / "mine.yaml"
-    recipe.write_text("curation: {min_rows: 9999}")
+    recipe.write_text("curation: {min_rows: 9999}\nwindow: {days: 9999}")
     said = control.trivium("cycle", "--recipe", str(recipe))
     assert "nothing to decide: only " in said.stdout.splitlines()[-1]
     assert runs(control.state)[-1].job is not None

@@ -12,7 +12,7 @@ from pipelines.cycle import one_canary_at_a_time, turn
 from pipelines.recipe import Recipe
 from pipelines.steps import Run, TooLittle, only_cycle, runs
 from tests.pipelines.deployment import serve
-from tests.pipelines.logs import corrected, record, write
+from tests.pipelines.logs import START, corrected, feedback, record, write
 from trivium import main
 
 
@@ -77,6 +77,13 @@ class TestTurn:
         assert done.outcome is not None and done.outcome.startswith("only 0 rows to learn from")
         assert lines[-1] == f"nothing to decide: {done.outcome}"
         assert done.newest is not None and done.finished is not None
+
+    def test_feedback_that_lies_outside_of_the_window_is_not_asked_for_again(self, tmp_path: Path) -> None:
+        late = {"time": START + 40 * 86_400, "request_id": "req-of-another"}
+        write(tmp_path, [*corrected(20), record(0, alias="other", **late), feedback(0, **late)])
+        done = turn(Settings(state=tmp_path), recipe(tmp_path), say=lambda _: None)
+        assert done.outcome is not None and done.outcome.startswith("no request to assistant of the last 30 days")
+        assert done.newest is not None and done.newest >= START + 20
 
     def test_a_failed_cycle_goes_on_at_the_step_that_it_lost(self, tmp_path: Path) -> None:
         # No deployment answers here, so training, the first step that asks it, fails; what came before is kept.
