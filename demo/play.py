@@ -203,7 +203,7 @@ class Play:
         """A candidate that is worse: the version which served before. Nobody tells the cluster so."""
         if champion == scene.champion:
             return self.story.say(f"{champion} served all along, so there is no worse version to plant")
-        trivium("canary", scene.champion, "--reason", "planted by the demo")
+        trivium("canary", scene.champion, "--share", "0.3", "--reason", "planted by the demo")
         await self._canary(scene, scene.champion)
 
     async def _live(self, scene: Scene, wishes: list[Wish]) -> None:
