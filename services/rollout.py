@@ -26,7 +26,7 @@ from fastapi import Request
 from ray import serve
 from ray.serve.schema import ReplicaState
 
-from cluster import durable
+from cluster import durable, telemetry
 from cluster.admin import Unavailable, admin_api
 from cluster.decisions import Alias, Rollout, fold, path, read
 from cluster.records import Decision, Verdict
@@ -221,6 +221,7 @@ class Rollouts:
         self._state = Settings.from_environment().state
         self._registry = Registry(Settings.from_environment())
         self._news = threading.Event()
+        telemetry.follow_rollout(self._state)
         threading.Thread(target=self._mirror, name="mlflow-mirror", daemon=True).start()
 
     @api.get("/")
