@@ -233,12 +233,15 @@ class Feed:
         self._opened = threading.Event()
         self._flushing = threading.Lock()
 
-    def run(self) -> None:
+    def open(self) -> None:
         try:
             self.sink, self.spans = self._open()
         except Exception:  # whoever tells a fact answers somebody, and must not fail because nobody can see it
             logger.exception("there is no telemetry in this process")
         self._opened.set()
+
+    def run(self) -> None:
+        self.open()
         told = 0.0
         while True:
             time.sleep(FLUSH_S)
