@@ -57,6 +57,8 @@ def status(as_json: bool, watch: bool, refreshes: int | None) -> None:
     """Nodes, applications, versions, log, wheel, addresses."""
     from cluster.runtime import status as look
 
+    if watch and as_json:
+        raise click.UsageError("--watch draws for people; leave out --json")
     settings = Settings.from_environment()
     if watch:
         from cluster.log.recent import Recent
