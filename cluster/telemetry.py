@@ -8,8 +8,8 @@ one observation for each token would cost a batch of 16 streams 60 us a step. Th
 (`cluster/spans.py`). It comes ten times a second, so that it never holds the interpreter's lock for long.
 
 Ray forgets a gauge 20 s (two of its reports) after it was last set: the thread sets all of them again every 5 s, and a
-process that is gone takes its gauges with it, and what it counted in its last 10 s. Ray puts `ray_` before the names and
-adds labels of its own, such as `WorkerId`; ours are aliases, versions, arms, applications, never who asked or what.
+process that is gone takes its gauges with it, and what it counted in its last 10 s. Ray puts `ray_` before the names
+and adds labels of its own, such as `WorkerId`; ours are aliases, versions, arms, applications, never who asked or what.
 
 Without Ray (tests, the command line) nothing is collected.
 """
