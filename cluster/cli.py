@@ -6,11 +6,14 @@ import json
 import shlex
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from cluster.settings import Settings
+
+if TYPE_CHECKING:
+    from cluster.log.recent import Pace
 
 
 @click.command()
@@ -48,11 +51,22 @@ def down() -> None:
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
-def status(as_json: bool) -> None:
+@click.option("--watch", is_flag=True, help="Live, with the last minute's answers by version; `q` ends it.")
+@click.option("--refreshes", type=click.IntRange(min=1), help="With --watch: end after showing it so often.")
+def status(as_json: bool, watch: bool, refreshes: int | None) -> None:
     """Nodes, applications, versions, log, wheel, addresses."""
     from cluster.runtime import status as look
 
-    found = look(Settings.from_environment())
+    if watch and as_json:
+        raise click.UsageError("--watch draws for people; leave out --json")
+    settings = Settings.from_environment()
+    if watch:
+        from cluster.log.recent import Recent
+        from cluster.watch import show
+
+        recent = Recent(settings.state / "log")
+        return show(lambda: _table(look(settings), recent.paces(time.time())), refreshes)
+    found = look(settings)
     click.echo(json.dumps(found, indent=2) if as_json else _table(found))
     if not found["up"]:
         sys.exit(1)
@@ -76,14 +90,16 @@ def firewall(allow: tuple[str, ...]) -> None:
     click.echo(rules(Settings.from_environment(), allow), nl=False)
 
 
-def _table(found: dict[str, Any]) -> str:
+def _table(found: dict[str, Any], paces: list[Pace] | None = None) -> str:
     rows: list[tuple[str, str]] = [("state", found["state"]), ("cluster", "up" if found["up"] else "down")]
     rows += [("node", f"{node['ip']} {node['state'].lower()}") for node in found["nodes"]]
     rows += [
         (f"application {name}", f"{application['status'].lower()} {application['message']}".strip())
         for name, application in found["applications"].items()
     ]
-    rows += [(f"alias {name}", alias["champion"] + _staged_part(alias)) for name, alias in found["aliases"].items()]
+    rows += [(f"alias {name}", _alias_line(alias)) for name, alias in found["aliases"].items()]
+    rows += [(f"{pace.version} {pace.arm}", _pace_line(pace)) for pace in paces or ()]
+    rows += [("last minute", "no requests")] if paces == [] else []
     if log := found["log"]:
         rows.append(("log", _log_line(log)))
     if wheel := found["wheel"]:
@@ -93,17 +109,28 @@ def _table(found: dict[str, Any]) -> str:
     if found["addresses"]["mlflow"].startswith("sqlite:"):
         # No server of its own: it would take half a GiB for pages that are looked at now and then.
         rows.append(("", f"(`mlflow ui --backend-store-uri {found['addresses']['mlflow']}` shows it)"))
+    if metrics := found["metrics"]:
+        rows += [
+            ("metrics", metrics["address"]),
+            ("", f"(`prometheus --config.file={metrics['config']}` collects them)"),
+        ]
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
 
 
-def _staged_part(alias: dict[str, Any]) -> str:
-    if not alias["staged"]:
-        return ""
-    if not (canary := alias["canary"]):
-        return f", {alias['staged']} staged"
-    seen = "unseen, " if canary["shadow"] else ""
-    return f", {alias['staged']} in its canary ({seen}{canary['share']:.0%} of the sessions)"
+def _alias_line(alias: dict[str, Any]) -> str:
+    match alias:
+        case {"canary": {"share": share, "shadow": shadow}}:
+            seen = "unseen, " if shadow else ""
+            return f"{alias['champion']}, {alias['staged']} in its canary ({seen}{share:.0%} of the sessions)"
+        case {"staged": str(staged)}:
+            return f"{alias['champion']}, {staged} staged"
+    return alias["champion"]
+
+
+def _pace_line(pace: Pace) -> str:
+    line = f"{pace.requests / pace.window_s:.1f} requests/s, p50 {pace.p50_s * 1000:,.0f} ms"
+    return line + (f", {pace.failed:,} of {pace.requests:,} failed" if pace.failed else "")
 
 
 def _log_line(log: dict[str, Any]) -> str:

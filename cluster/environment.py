@@ -36,6 +36,10 @@ _LOOPBACK = {
 }
 
 
+TELEMETRY = ("OTEL_EXPORTER_OTLP_", "OTEL_RESOURCE_ATTRIBUTES", "OTEL_SERVICE_NAME", "OTEL_TRACES_", "OTEL_BSP_")
+"""How the variables begin that say where spans go (`cluster/spans.py`)."""
+
+
 def environment(settings: Settings) -> dict[str, str]:
     """What the cluster's processes and its clients share. Makes the Ray token if there is none yet.
 
@@ -45,6 +49,7 @@ def environment(settings: Settings) -> dict[str, str]:
     return {
         **{name: os.environ.get(name, value) for name, value in CHOICES.items()},
         **({} if has_gpu() else {"DS_ACCELERATOR": "cpu"}),
+        **{name: value for name, value in os.environ.items() if name.startswith(TELEMETRY)},
         **{f"TRIVIUM_{name.upper()}": str(value) for name, value in settings.model_dump().items() if value is not None},
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token_path(settings)),

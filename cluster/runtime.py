@@ -6,16 +6,16 @@ import fcntl
 import importlib.util
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import httpx
 
-from cluster import deploy, durable, head
+from cluster import deploy, durable, head, ports
 from cluster.auth import first_key, mint_key
-from cluster.decisions import fold, read
+from cluster.decisions import Alias, fold, read
 from cluster.environment import client_environment, environment
 from cluster.head import Head
 from cluster.settings import Settings
@@ -111,21 +111,24 @@ def status(settings: Settings) -> dict[str, Any]:
         "nodes": [],
         "applications": {},
         "aliases": {
-            name: {
-                "champion": alias.champion,
-                "staged": alias.staged,
-                "base": alias.base,
-                "canary": vars(alias.canary) if alias.canary else None,
-            }
+            name: {"champion": alias.champion, "staged": alias.staged, "base": alias.base, "canary": _canary(alias)}
             for name, alias in fold(read(settings.state)).aliases.items()
         },
         "replicas": None,
         "wheel": None,
         "log": _log(settings),
+        "metrics": None,
     }
-    if Head.read(settings) is None:
+    ours = Head.read(settings)
+    if ours is None:
         return answer
-    with deploy.Serve(settings.dashboard_url, head.token(settings)) as serve:
+    if ours.place:  # a head of somebody else has its own places
+        answer["metrics"] = {
+            "address": f"http://{settings.node_ip}:{ports.fixed(settings)['ray-metrics']}/metrics",
+            "config": f"{ours.place}/ray/session_latest/metrics/prometheus/prometheus.yml",
+        }
+    # A cluster that goes down while we ask is down.
+    with suppress(httpx.HTTPError), deploy.Serve(settings.dashboard_url, head.token(settings)) as serve:
         if serve.ready():
             details = serve.details()
             answer |= {
@@ -218,6 +221,11 @@ def _ask(settings: Settings, path: str) -> dict[str, Any] | None:
         return answer.json() if answer.is_success else None
     except (httpx.HTTPError, ValueError):
         return None
+
+
+def _canary(alias: Alias) -> dict[str, Any] | None:
+    canary = alias.canary
+    return {"share": canary.share, "shadow": canary.shadow} if canary else None
 
 
 def _log(settings: Settings) -> dict[str, Any] | None:

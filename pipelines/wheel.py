@@ -19,7 +19,7 @@ from fastapi import Request
 from pydantic import Field
 from ray import serve
 
-from cluster import durable
+from cluster import durable, telemetry
 from cluster.admin import admin_api
 from cluster.decisions import Rollout, fold, read
 from cluster.log import Log, LogSettings
@@ -238,7 +238,9 @@ class Wheel:
         if self._job and jobs.status(self._job).is_terminal():
             self._ended(jobs, self._job)
         running = self._job or ("a process" if cycle_running(self._state) else None)
-        self._seen = self._observe(running)
+        self._seen = seen = self._observe(running)
+        wanted = self._settings.min_feedback
+        telemetry.wheel(self._recipe.alias, seen.on, seen.fresh, wanted, seen.recent_score, bool(running))
         decision = decide(self._seen, self._settings)
         self._reason = decision.reason
         if isinstance(decision, Start):
@@ -249,6 +251,7 @@ class Wheel:
     def _tidy(self) -> None:
         """Compact when entries have waited long enough, or as soon as no more come; retain once an hour."""
         now, stats = time.time(), self._log.stats()
+        telemetry.log(stats)
         quiet, self._lag = stats.lag_entries == self._lag, stats.lag_entries
         self._pouring = not quiet
         if self._table is None or (

@@ -30,7 +30,7 @@ from fastapi import Request
 from pydantic import Field
 from ray import serve
 
-from cluster import durable
+from cluster import durable, telemetry
 from cluster.admin import Unavailable, admin_api
 from cluster.decisions import Alias, Rollout, fold, path, read, seal
 from cluster.log import Log, LogSettings
@@ -366,6 +366,7 @@ class Rollouts:
             try:
                 news = await asyncio.to_thread(read, self._state, self._rollout.sequence)
                 self._rollout = fold(news, self._rollout)
+                telemetry.rollout(self._rollout)
                 running = {alias.name: alias for alias in self._rollout.aliases.values() if alias.canary}
                 self._witnesses = {name: w for name, w in self._witnesses.items() if name in running}
                 self._seen = {name: seen for name, seen in self._seen.items() if name in running}

@@ -21,7 +21,7 @@ from ray import serve
 from ray.serve import Application
 from starlette.types import ASGIApp
 
-from cluster import auth, models
+from cluster import auth, models, telemetry
 from cluster.auth import Keys
 from cluster.decisions import Alias
 from cluster.log import Log, LogSettings
@@ -219,6 +219,7 @@ class Gateway:
         if self._settings.max_loras:
             wanted = [v for v in rollout.wanted(base) if not v.endswith("@0") and not self._shelf.is_full(v)]
             await self._adapters.want(wanted)
+        telemetry.adapters(len(self._adapters.versions))
         weights = [f"{alias.name}@0" for alias in rollout.aliases.values() if alias.base == base]
         return {
             "replica": self._replica,
@@ -247,6 +248,7 @@ class Gateway:
         if writer := getattr(self, "_writer", None):
             await self._keeper.settle()
             await asyncio.to_thread(writer.close)
+            await asyncio.to_thread(telemetry.flush)
         if server := getattr(self, "_server", None):
             await server.shutdown()
 

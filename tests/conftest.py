@@ -8,7 +8,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import pytest
 
 from cluster import ports
 from cluster.settings import Settings
+from tests.receiver import Receiver
 
 UP_S = 600
 """Longest that a cluster with an engine may take to come up on a busy machine of two cores."""
@@ -104,9 +105,18 @@ def state(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def receiver() -> Iterator[Receiver]:
+    """Where the session's cluster exports its spans to."""
+    receiver = Receiver().start()
+    yield receiver
+    receiver.stop()
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory, receiver: Receiver) -> Iterator[Cluster]:
     """`trivium up` with the seed model, once for all tests; only tests marked `ray` may ask for it."""
     own = Cluster.on_free_ports(tmp_path_factory.mktemp("cluster") / "state")
+    own = replace(own, variables=own.variables | {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url})
     own.state.mkdir()
     try:
         own.trivium("up")

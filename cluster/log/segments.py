@@ -89,13 +89,16 @@ def segments(folder: Path) -> list[Segment]:
 
 
 class SegmentReader:
-    """Iterates the payloads of a segment up to the first torn frame; afterwards says what stood there."""
+    """Iterates the payloads of a segment up to the first torn frame; afterwards says what stood there.
 
-    def __init__(self, file: BinaryIO, name: str) -> None:
+    `start` is where an earlier reader of the same segment had come to, its `good_bytes`.
+    """
+
+    def __init__(self, file: BinaryIO, name: str, start: int = 0) -> None:
         self._file = file
         self._name = name
         self.frames = 0
-        self.good_bytes = 0
+        self.good_bytes = start
         self.finished = False
         """The writer's end mark was reached: nothing will be added."""
         self._size = os.fstat(file.fileno()).st_size
@@ -103,7 +106,7 @@ class SegmentReader:
         """What follows the last whole frame: being written just now, or torn by a crash, or damaged."""
 
     def __iter__(self) -> Iterator[bytes]:
-        header = self._file.read(len(HEADER))
+        header = self._file.read(len(HEADER)) if not self.good_bytes else HEADER
         if header != HEADER:
             if header.startswith(MAGIC) and len(header) == len(HEADER):
                 raise ValueError(
@@ -111,7 +114,7 @@ class SegmentReader:
                 )
             self.tail = header + self._file.read()
             return
-        self.good_bytes = len(HEADER)
+        self.good_bytes = self._file.seek(self.good_bytes or len(HEADER))
         while True:
             prefix = self._file.read(_PREFIX.size)
             if prefix == END_MARK:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable
 from concurrent.futures import Future
 
+from cluster import telemetry
 from cluster.log.entries import encode
 from cluster.log.segments import LogSettings, SegmentWriter, frame
 from cluster.records import Entry
@@ -122,10 +123,11 @@ class Writer:
             going = going and item is not None
 
     def _commit(self, group: list[tuple[bytes, Waiter]]) -> None:
-        problem = None
+        problem, begin = None, time.perf_counter()
         try:
             self._segments.append([data for data, _ in group])
             self.syncs += 1
+            telemetry.synced(time.perf_counter() - begin, len(group))
         except OSError as error:
             problem = f"the log cannot be written ({error.strerror or error}); make room on its disk, then try again"
         settle([waiter for _, waiter in group], problem)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from cluster import telemetry
 from cluster.auth import Keys
 from services.gateway.call import KEY, Call, call_of, path_below_prefix
 from services.gateway.edge import MARK
@@ -33,6 +34,7 @@ class Explain:
             scope[KEY] = _open(scope)
             await self._app(scope, receive, watch)
         except Refusal as refusal:
+            telemetry.refused(refusal.status, refusal.code)
             await send_json(send, refusal.status, refusal.body, refusal.headers)
         except Exception:
             if started:

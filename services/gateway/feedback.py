@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt, StrictStr, ValidationError, field_validator
 from starlette.types import Receive, Scope, Send
 
-from cluster import ids
+from cluster import ids, telemetry
 from cluster.log import LogUnavailable
 from cluster.records import Feedback, Message
 from services.gateway.call import call_of
@@ -74,6 +74,7 @@ class TakeFeedback:
             await self.keeper.keep(feedback)
         except LogUnavailable:
             raise unavailable() from None
+        telemetry.rated(feedback.score)
         await send_json(
             send, 200, {"object": "feedback", **feedback.model_dump(exclude={"kind", "schema_version", "principal"})}
         )

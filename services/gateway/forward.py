@@ -13,7 +13,7 @@ from services.gateway.call import Call
 from services.gateway.edge import FORWARDED, forward_tag
 from services.gateway.errors import Headers, Refusal
 
-_PASSED = (b"authorization", b"content-type", b"accept", b"x-session-id", b"x-trivium-purpose")
+_PASSED = (b"authorization", b"content-type", b"accept", b"x-session-id", b"x-trivium-purpose", b"traceparent")
 _OF_ONE_HOP = frozenset((b"connection", b"keep-alive", b"transfer-encoding", b"date", b"server", b"x-request-id"))
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from cluster import telemetry
 from cluster.log import LogUnavailable
 from cluster.records import Record
 from services.gateway import dialogue
@@ -38,6 +39,7 @@ class Recorder:
             exchange.hung_up |= message["type"] == "http.disconnect"
             return message
 
+        telemetry.arrived(call.alias, call.version, call.arm)
         try:
             await self.app(scope, listen, exchange.take)
         except asyncio.CancelledError:
@@ -51,6 +53,8 @@ class Recorder:
         else:
             if not exchange.complete:
                 exchange.abandon()
+        finally:
+            telemetry.left(call.alias, call.version, call.arm)
 
 
 class Exchange:
@@ -164,7 +168,7 @@ class Exchange:
         stored = call.body.get("store") is not False
         messages, tools = dialogue.asked(call.path, call.body) if stored else ([], [])
         latency_s = time.perf_counter() - call.started
-        return Record(
+        record = Record(
             request_id=call.request_id,
             time=call.time,
             principal=call.principal.id,
@@ -190,6 +194,8 @@ class Exchange:
             ttft_s=self._first_byte_s,
             latency_s=latency_s,
         )
+        telemetry.answered(record, call.headers.get(b"traceparent"))
+        return record
 
     def _headers(self) -> Headers:
         return [(VERSION, self._call.version.encode())]

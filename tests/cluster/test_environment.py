@@ -16,7 +16,7 @@ NODE_ID_BYTES = 56
 @pytest.fixture(autouse=True)
 def bare(monkeypatch: pytest.MonkeyPatch) -> None:
     """The developer's own shell may have a cluster's environment already."""
-    for name in [name for name in os.environ if name.startswith(("RAY_", "TRIVIUM_", "VLLM_"))]:
+    for name in [name for name in os.environ if name.startswith(("RAY_", "TRIVIUM_", "VLLM_", "OTEL_"))]:
         monkeypatch.delenv(name)
 
 
@@ -44,6 +44,14 @@ def test_own_token_of_the_user_wins(state: Path, tmp_path: Path, monkeypatch: py
 def test_choices_can_be_made_otherwise(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "4")
     assert environment(Settings(state=state))["VLLM_CPU_KVCACHE_SPACE"] == "4"
+
+
+def test_where_spans_go_is_known_to_every_process(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not [name for name in environment(Settings(state=state)) if name.startswith("OTEL_")]
+    given = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318", "OTEL_SERVICE_NAME": "chat"}
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    assert given.items() <= environment(Settings(state=state)).items()
 
 
 def test_a_process_with_the_environment_has_the_same_settings(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -82,7 +82,7 @@ class Bench:
     headers: dict[str, str] = field(default_factory=dict)
 
     async def chat(
-        self, model: str = "assistant", text: str = "hi", headers: dict[str, str] | None = None, **more: Any
+        self, model: str = "assistant", text: str = "hi", headers: dict[str, Any] | None = None, **more: Any
     ) -> Any:
         body = {"model": model, "messages": [{"role": "user", "content": text}], **more}
         return await self.client.post("/v1/chat/completions", json=body, headers=headers)
