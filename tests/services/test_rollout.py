@@ -10,8 +10,9 @@ import pytest
 
 from cluster.decisions import Rollout, audit, fold, path, read, seal
 from cluster.records import Decision
+from services.legal import Action, Draft, admit, settled
 from services.replicas import CannotLoad, Heard, lacking
-from services.rollout import Action, Draft, admit, append, settled
+from services.rollout import append
 
 CREATE = ("create", "assistant@0")
 ONE = (CREATE, ("stage", "assistant@1"), ("promote", "assistant@1"))
