@@ -121,8 +121,9 @@ def _table(found: dict[str, Any], paces: list[Pace] | None = None) -> str:
 def _alias_line(alias: dict[str, Any]) -> str:
     match alias:
         case {"canary": {"share": share, "shadow": shadow}}:
-            seen = "unseen, " if shadow else ""
-            return f"{alias['champion']}, {alias['staged']} in its canary ({seen}{share:.0%} of the sessions)"
+            part = f"{'unseen, ' if shadow else ''}{share:.0%} of the sessions"
+            seen = f": {alias['canary']['reason']}" if "reason" in alias["canary"] else ""
+            return f"{alias['champion']}, {alias['staged']} in its canary ({part}){seen}"
         case {"staged": str(staged)}:
             return f"{alias['champion']}, {staged} staged"
     return alias["champion"]

@@ -145,7 +145,10 @@ def status(settings: Settings) -> dict[str, Any]:
             # Another's application at `/`, on a head that was joined, would answer these paths too.
             routes = {application["route_prefix"] for application in details["applications"].values()}
             if "/admin/rollout" in routes:
-                answer["replicas"] = (_ask(settings, "/admin/rollout") or {}).get("replicas")
+                rollout = _ask(settings, "/admin/rollout") or {"replicas": None, "aliases": {}}
+                answer["replicas"] = rollout["replicas"]
+                for name in answer["aliases"].keys() & rollout["aliases"].keys():
+                    answer["aliases"][name]["canary"] = rollout["aliases"][name]["canary"]  # with what was seen of it
             if "/admin/wheel" in routes:
                 answer["wheel"] = _ask(settings, "/admin/wheel")
     return answer

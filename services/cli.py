@@ -26,7 +26,7 @@ reason_option = click.option("--reason", callback=_by_hand, help="Kept in the de
 def canary(version: str, share: float | None, shadow: bool, reason: str) -> None:
     """Let VERSION, such as assistant@2, answer a share of the sessions until its worth is proven.
 
-    Live feedback, errors and latency decide: it is promoted, or rolled back. `trivium status --json` shows how it does.
+    Live feedback, errors and latency decide: it is promoted, or rolled back. `trivium status` shows how it does.
     """
     from cluster.client import Client
     from cluster.registry import parse

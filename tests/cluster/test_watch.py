@@ -102,6 +102,9 @@ def test_a_canary_and_failures_are_shown() -> None:
     table = _table(FOUND | {"aliases": {"assistant": alias | {"canary": canary}}}, [pace])
     assert "alias assistant        assistant@3, assistant@4 in its canary (10% of the sessions)" in table
     assert "assistant@4 candidate  2.0 requests/s, p50 200 ms, 3 of 120 failed" in table
+    seen = canary | {"reason": "score 0.900 against 0.100"}
+    told = _table(FOUND | {"aliases": {"assistant": alias | {"canary": seen}}})
+    assert "in its canary (10% of the sessions): score 0.900 against 0.100" in told
     shadow = _table(FOUND | {"aliases": {"assistant": alias | {"canary": canary | {"shadow": True}}}})
     assert "assistant@3, assistant@4 in its canary (unseen, 10% of the sessions)" in shadow
     assert "assistant@3, assistant@4 staged" in _table(FOUND | {"aliases": {"assistant": alias | {"canary": None}}})
