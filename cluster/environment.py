@@ -9,7 +9,7 @@ import stat
 import tempfile
 from pathlib import Path
 
-from cluster import durable, ports
+from cluster import balancer, durable, ports
 from cluster.auth import first_key
 from cluster.settings import Settings
 
@@ -20,6 +20,11 @@ CHOICES = {
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",  # after 5 s Serve kills a proxy that starts slowly
     "RAY_SERVE_SLOW_STARTUP_WARNING_S": "10",  # Serve says where replicas find no room; after 30 s by default
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",  # a dead HAProxy is back in 5 s instead of 28 s
+    "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "2s",  # HAProxy passes over a replica that hangs after 5 s instead of 15 s
+    # A replica that hangs cannot finish its requests: without this they would wait for as long as the longest stream.
+    "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",
+    "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "10",  # a replica that leaves is still there for late requests
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "3600",  # Ray's processes end when their GCS is away for longer (60)
     "RAY_USAGE_STATS_ENABLED": "0",
     "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
     "VLLM_NO_USAGE_STATS": "1",
@@ -62,6 +67,7 @@ def environment(settings: Settings) -> dict[str, str]:
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         # Wraps every replica's HTTP server; the gateway refuses requests that did not come through it.
         "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "services.gateway.edge:middlewares",
+        "RAY_SERVE_HAPROXY_BALANCE_ALGORITHM": balancer.algorithm(),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(port["haproxy-statistics"]),
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(port["haproxy-metrics"]),
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(port["serve-fallback"]),

@@ -4,20 +4,21 @@ Serve reads `x-request-disconnect-disabled`, `x-request-timeout-seconds` and `x-
 application, so a middleware of the application comes too late for them. Serve itself offers the place: it wraps the
 server of every replica in what `RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=services.gateway.edge:middlewares` returns.
 
-The layer leaves its mark in the scope, where no caller can write, and the chain refuses requests without it.
+The layer leaves its mark in the scope, where no caller can write, and the chain refuses requests without it. It also
+rewords what Serve says by itself while an application is away: plain text, or no answer at all, which becomes a 500.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
-from functools import partial
 
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cluster import auth, ids
 from cluster.settings import Settings
+from services.gateway.errors import Headers, Refusal, send_json
 
 CALLBACK = ("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", "services.gateway.edge:middlewares")
 MARK = "trivium.edge"
@@ -43,7 +44,7 @@ def middlewares() -> list[Middleware]:
 
 
 class Edge:
-    """Strips, mints, marks; and lets an answer carry exactly one `x-request-id`: ours."""
+    """Strips, mints, marks; lets an answer carry exactly one `x-request-id`, ours, and no words of Serve's."""
 
     def __init__(self, app: ASGIApp, mint_key: bytes) -> None:
         self._app, self._key = app, mint_key
@@ -57,7 +58,12 @@ class Edge:
         scope["headers"] = [(k, v) for k, v in scope["headers"] if k not in _STRIPPED]
         scope["headers"].append((b"x-request-id", request_id.encode()))
         scope[MARK] = (request_id, forwarded)
-        await self._app(scope, receive, partial(_send_with_one_id, send, request_id.encode()))
+        answer = Answer(send, request_id.encode(), ours="/v1/" in scope["path"])
+        try:
+            await self._app(scope, receive, answer.take)
+        finally:
+            if answer.ours and not answer.started:
+                await answer.nobody()  # Serve's proxy leaves it at that when a replica dies before it says a word
 
     def _is_ours(self, headers: dict[bytes, bytes]) -> bool:
         """Whether a gateway of this cluster forwarded the request: then it keeps its id."""
@@ -70,8 +76,35 @@ def forward_tag(key: bytes, request_id: bytes) -> bytes:
     return hmac.new(key, b"forward:" + request_id, hashlib.sha256).hexdigest().encode()
 
 
-async def _send_with_one_id(send: Send, request_id: bytes, message: Message) -> None:
-    if message["type"] == "http.response.start":
-        headers = [(k, v) for k, v in message.get("headers", ()) if k.lower() != b"x-request-id"]
-        message = {**message, "headers": [*headers, (b"x-request-id", request_id)]}
-    await send(message)
+class Answer:
+    """Passes an answer on."""
+
+    def __init__(self, send: Send, request_id: bytes, ours: bool) -> None:
+        self._send, self._id = send, (b"x-request-id", request_id)
+        self.ours = ours
+        """Below a path of OpenAI's: other applications of the cluster may say what they like."""
+        self.started = self._muted = False
+
+    async def take(self, message: Message) -> None:
+        """Take one ASGI message of Serve's."""
+        if message["type"] == "http.response.start":
+            self.started = True
+            headers = [(k.lower(), v) for k, v in message.get("headers", ())]
+            if self.ours and message["status"] >= 400 and _plain(headers):
+                self._muted = True
+                return await self.nobody()
+            headers = [(k, v) for k, v in headers if k != b"x-request-id"]
+            message = {**message, "headers": [*headers, self._id]}
+        elif self._muted:
+            return
+        await self._send(message)
+
+    async def nobody(self) -> None:
+        """Say that no replica has answered. Serve's own words for it are 404, 500 and 503."""
+        refusal = Refusal(503, "no replica answers now; try again shortly", code="unavailable", retry_after_s=1)
+        await send_json(self._send, refusal.status, refusal.body, [*refusal.headers, self._id])
+
+
+def _plain(headers: Headers) -> bool:
+    """Whether it is Serve that speaks: our chain and the engine answer with JSON."""
+    return dict(headers).get(b"content-type", b"").startswith(b"text/plain")

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 from openai import AsyncOpenAI, AuthenticationError
+from starlette.responses import PlainTextResponse
 
 from cluster import ids
 from cluster.auth import Keys, mint_key
@@ -74,6 +75,34 @@ async def test_an_answer_carries_one_minted_id_and_its_version(gateway: Bench) -
     assert ids.minted(mint_key(gateway.state), request_id)
     assert answer.headers["x-trivium-version"] == "assistant@0"
     assert gateway.engine.headers[0]["x-request-id"] == request_id
+
+
+@pytest.mark.parametrize("status", [404, 500, 503, None])
+async def test_what_serve_says_by_itself_becomes_503_in_openai_words(status: int | None) -> None:
+    async def away(scope: Any, receive: Any, send: Any) -> None:
+        if status:
+            await PlainTextResponse("Path '/v1/x' not found. Ping http://.../-/routes", status)(scope, receive, send)
+
+    answer = await client_of(Edge(away, b"k"), "key").post("/v1/chat/completions", json=CHAT)
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+    assert answer.json()["error"]["code"] == "unavailable" and "Ping" not in answer.text
+    assert answer.headers["x-request-id"].startswith("req-")
+
+
+async def test_a_replica_that_fails_under_serve_is_503_too_and_the_fault_is_not_hidden() -> None:
+    async def fails(scope: Any, receive: Any, send: Any) -> None:
+        raise RuntimeError("the actor died")
+
+    transport = httpx.ASGITransport(Edge(fails, b"k"), raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
+        assert (await client.post("/v1/chat/completions", json=CHAT)).json()["error"]["code"] == "unavailable"
+    with pytest.raises(RuntimeError, match="the actor died"):
+        await client_of(Edge(fails, b"k"), "key").post("/v1/chat/completions", json=CHAT)
+
+
+async def test_other_applications_say_what_they_like() -> None:
+    answer = await client_of(Edge(PlainTextResponse("no such page", 404), b"k"), "key").get("/agents/x")
+    assert (answer.status_code, answer.text) == (404, "no such page")
 
 
 async def test_headers_that_speak_to_serve_or_the_engine_are_dropped(gateway: Bench) -> None:

@@ -1,0 +1,37 @@
+"""What HAProxy is told beyond Serve's template: sessions stay with their replica, its own errors are in OpenAI's words.
+
+Serve writes `RAY_SERVE_HAPROXY_BALANCE_ALGORITHM` as it is behind `balance`, in the section of defaults that all
+applications share and after its own error pages; HAProxy takes the last page for a status. So the variable may carry
+the lines that belong to the algorithm, and our pages. `tests/cluster/test_balancer.py` runs what comes of it.
+"""
+
+from __future__ import annotations
+
+import json
+
+SESSION = "x-session-id"
+"""Header whose value keeps to one replica, so that a conversation finds its prefix in that engine's cache."""
+
+_ERRORS = {
+    502: ("the replica that was to answer is gone; try again", "replica_lost"),
+    503: ("no replica answers now; try again shortly", "unavailable"),
+    504: ("the replica did not answer in time; try again", "timeout"),
+}
+"""What HAProxy says by itself: message and code for each status. Serve's page makes each a 500 in plain text.
+
+Its 400 for what is no HTTP stays as it is: HAProxy answers that before it looks at any page."""
+
+
+def algorithm() -> str:
+    """The value of `RAY_SERVE_HAPROXY_BALANCE_ALGORITHM`.
+
+    A hash of the session on a ring: a replica that comes or goes moves its share of the sessions and no other. Requests
+    without the header go round the same ring, replica by replica (HAProxy 2.8's manual, `balance hdr` and `hash-type`).
+    """
+    return "\n    ".join([f"hdr({SESSION})", "hash-type consistent", *map(_page, _ERRORS)])
+
+
+def _page(status: int) -> str:
+    message, code = _ERRORS[status]
+    body = json.dumps({"error": {"message": message, "type": "server_error", "param": None, "code": code}})
+    return f"http-error status {status} content-type application/json hdr retry-after 1 string '{body}'"
