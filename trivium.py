@@ -12,6 +12,7 @@ COMMANDS = {
     "status": "cluster.cli:status",
     "env": "cluster.cli:env",
     "firewall": "cluster.cli:firewall",
+    "keys": "cluster.keys:keys",
     "log": "cluster.log.cli:log",
     "promote": "services.cli:promote",
     "rollback": "services.cli:rollback",
