@@ -12,6 +12,7 @@ COMMANDS = {
     "status": "cluster.cli:status",
     "env": "cluster.cli:env",
     "firewall": "cluster.cli:firewall",
+    "keys": "cluster.keys:keys",
     "log": "cluster.log.cli:log",
     "canary": "services.cli:canary",
     "promote": "services.cli:promote",

@@ -13,6 +13,7 @@ from ray.llm._internal.common.callbacks.base import CallbackBase, CallbackConfig
 from ray.llm._internal.serve.core.configs.accelerators import CPUConfig, GPUConfig
 from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
 from ray.serve.llm import LLMConfig, LLMServer
+from vllm.config import StructuredOutputsConfig
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 from vllm.entrypoints.serve.lora.protocol import LoadLoRAAdapterRequest, UnloadLoRAAdapterRequest
 from vllm.tool_parsers import ToolParserManager
@@ -38,8 +39,13 @@ def llm_config(settings: ServingSettings, source: str, gpu: bool) -> LLMConfig:
         "tool_strict_level": settings.tool_strictness,
         "enable_prefix_caching": True,
         "scheduling_policy": "priority",  # evaluation waits behind live traffic
+        # `auto` would try a caller's schema on other libraries when xgrammar takes it not: one of them unrolls
+        # references into an expression in the replica's event loop, and xgrammar compiles it in the end all the same.
+        "structured_outputs_config": StructuredOutputsConfig(backend="xgrammar"),
         "disable_fastapi_docs": True,
     }
+    if settings.most_tokens:
+        engine["override_generation_config"] = {"max_new_tokens": settings.most_tokens}  # for who names no number
     if settings.max_model_len:
         engine["max_model_len"] = settings.max_model_len
     if settings.max_loras:

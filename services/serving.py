@@ -27,13 +27,16 @@ from cluster.decisions import Alias
 from cluster.log import Log, LogSettings
 from cluster.settings import Settings, Strict, explain
 from services.gateway.adapters import Adapters
+from services.gateway.bounds import Bounds
 from services.gateway.chain import Parts, chain, prove_closed
 from services.gateway.desired import Desired
 from services.gateway.edge import CALLBACK
 from services.gateway.forward import HttpForwarder
 from services.gateway.keeper import Keeper
+from services.gateway.limits import Meter
 from services.gateway.versions import Shelf
 from services.gateway.warm import warm_up
+from services.limiter import RayBook
 
 logger = logging.getLogger("ray.serve")
 
@@ -80,8 +83,21 @@ class ServingSettings(Strict):
     most_body_bytes: int = 4 * 2**20
     most_choices: int = 8
     """Largest `n`."""
+    most_tokens: int | None = Field(None, ge=1)
+    """Longest answer, tokens, reasoning included; default: what is left of the model's length."""
+    most_grammar_bytes: int = 64 * 1024
+    """Largest schema of an answer or a tool, and largest expression."""
+    most_grammar_steps: int = 2000
+    """What patterns and bounds of a request's schemas may unroll to: about 1 ms of compilation each for a vocabulary of
+    2,048 tokens on two cores, some tens for one of 150,000 (services/gateway/grammars.py has the figures)."""
+    caller_grammars: bool = False
+    """Whether callers may send `grammar` and `structural_tag`. The engine runs them between two tokens of everybody,
+    and some take 100 ms for each token: only where all callers mean well."""
     most_ongoing: int = 1024
-    """Requests that one replica takes at once; beyond it callers get 429."""
+    """Requests that one replica takes at once; beyond it callers get 503 at once."""
+    shared_prefix_cache: bool = False
+    """Whether principals share prefix-cache entries. It saves work where their prompts begin alike, and lets one tell
+    by the time to the first token what another has asked."""
     engine: dict[str, Any] = {}
     """More of vLLM's engine arguments, as they are."""
 
@@ -188,6 +204,7 @@ class Gateway:
         self._replica = serve.get_replica_context().replica_tag
         self._writer = Log(here.state / "log", LogSettings()).writer(f"gateway-{self._replica}")
         self._keeper = Keeper(self._writer)
+        self._meter = Meter(self._replica, RayBook())
         mint_key = auth.mint_key(here.state)
         app = chain(
             engine,
@@ -200,16 +217,25 @@ class Gateway:
                 adapters=self._adapters,
                 forward=HttpForwarder(here.base_url.removesuffix("/v1"), mint_key),
                 keeper=self._keeper,
+                meter=self._meter,
+                bounds=Bounds(
+                    choices=settings.most_choices,
+                    tokens=settings.most_tokens,
+                    grammar_bytes=settings.most_grammar_bytes,
+                    grammar_steps=settings.most_grammar_steps,
+                    caller_grammars=settings.caller_grammars,
+                ),
                 most_bytes=settings.most_body_bytes,
-                most_choices=settings.most_choices,
                 most_ongoing=settings.most_ongoing,
+                shared_prefix_cache=settings.shared_prefix_cache,
             ),
         )
         await warm_up(engine, settings.name)
         await self.reconcile(-1)  # last, so that a replica that becomes ready knows the newest decision
         self._desired.publish(settings.name, settings.route)
         follow = self._desired.follow(lambda: self.reconcile(-1), settings.poll_s)
-        self._tasks = [asyncio.create_task(follow), asyncio.create_task(self._end_with(engine.state.engine_client))]
+        running = (follow, self._meter.beat(), self._end_with(engine.state.engine_client))
+        self._tasks = [asyncio.create_task(each) for each in running]
         return app
 
     async def reconcile(self, sequence: int) -> dict[str, Any]:

@@ -40,6 +40,8 @@ class Call:
     """The body as the caller meant it, without what callers must not set."""
     evaluation: bool = False
     """A replay of the holdout: waits behind live traffic, and is not traffic, so it is not logged."""
+    tokens: int = 0
+    """What the answer cost, prompt and completion together: known when it ends."""
     alias: str | None = None
     version: str = ""
     arm: Arm = "direct"

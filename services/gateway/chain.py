@@ -1,15 +1,15 @@
 """The gateway's wiring, on one screen. Pure ASGI: it runs the same around any engine's app, in any server class.
 
 edge (around Serve) -> lobby -> explain -> authenticate -> doors
-    -> admit -> body -> restrict -> route -> record -> engine
-                                      '-> record -> engine, unseen (a canary's shadow)
+    -> admit -> purpose -> limit -> body -> restrict -> route -> record -> engine
+                                                            '-> record -> engine, unseen (a canary's shadow)
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -18,14 +18,16 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from cluster.auth import Keys
 from services.gateway.adapters import Adapters
 from services.gateway.body import ReadBody
+from services.gateway.bounds import Bounds
 from services.gateway.call import Link, fold
 from services.gateway.desired import Desired
-from services.gateway.doors import Admit, Authenticate, Door, Doors, Explain, Lobby
+from services.gateway.doors import Admit, Authenticate, Door, Doors, Explain, Lobby, Purpose
 from services.gateway.edge import MARK
 from services.gateway.engine import EngineDoor
 from services.gateway.errors import send_json
 from services.gateway.feedback import TakeFeedback
 from services.gateway.keeper import Keeper
+from services.gateway.limits import Limit, Meter
 from services.gateway.models import Models
 from services.gateway.parameters import CHAT, COMPLETIONS, RESPONSES, Restrict
 from services.gateway.record import Recorder
@@ -49,15 +51,18 @@ class Parts:
     adapters: Adapters
     forward: Forwarder
     keeper: Keeper
+    meter: Meter
+    bounds: Bounds = field(default_factory=Bounds)
     most_bytes: int = 4 * 2**20
-    most_choices: int = 8
     most_ongoing: int = 1024
     most_shadows: int = 8
+    shared_prefix_cache: bool = False
 
 
 def chain(engine: ASGIApp, parts: Parts) -> ASGIApp:
     """The engine's app behind the gateway."""
-    answer = fold(engine, [partial(Recorder, keeper=parts.keeper), EngineDoor])
+    salt_key = None if parts.shared_prefix_cache else parts.mint_key
+    answer = fold(engine, [partial(Recorder, keeper=parts.keeper), partial(EngineDoor, salt_key=salt_key)])
     read: Link = partial(ReadBody, most_bytes=parts.most_bytes)
     route: Link = partial(
         Route,
@@ -68,8 +73,17 @@ def chain(engine: ASGIApp, parts: Parts) -> ASGIApp:
         forward=parts.forward,
         shadows=Shadows(answer, parts.served, parts.adapters, parts.mint_key, parts.most_shadows),
     )
-    admit, restrict = partial(Admit, most=parts.most_ongoing), partial(Restrict, most_choices=parts.most_choices)
-    infer = fold(answer, [admit, read, restrict, route])
+    infer = fold(
+        answer,
+        [
+            partial(Admit, most=parts.most_ongoing),
+            Purpose,
+            partial(Limit, meter=parts.meter),
+            read,
+            partial(Restrict, bounds=parts.bounds),
+            route,
+        ],
+    )
     models = Models(parts.served, parts.desired, parts.shelf, since=int(time.time()))
     doors = Doors(
         {

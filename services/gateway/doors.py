@@ -106,20 +106,40 @@ class Doors:
 
 
 class Admit:
-    """At most so many requests at once: beyond it, a quick 429 is kinder than a place in a queue without end."""
+    """At most so many requests at once: beyond it, a quick 503 is kinder than a place in a queue without end."""
 
     def __init__(self, app: ASGIApp, most: int) -> None:
         self._app, self._most, self._inside = app, most, 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._inside >= self._most:
-            message = f"this replica answers {self._most} requests already; try again shortly"
-            raise Refusal(429, message, code="too_many_requests", retry_after_s=1)
+            message = f"this replica answers {self._most:,} requests already; try again shortly"
+            raise Refusal(503, message, code="overloaded", retry_after_s=1)
         self._inside += 1
         try:
             await self._app(scope, receive, send)
         finally:
             self._inside -= 1
+
+
+@dataclass(frozen=True)
+class Purpose:
+    """What a request is for: an answer, unless `x-trivium-purpose` says that it replays the holdout."""
+
+    app: ASGIApp
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        call = call_of(scope)
+        match call.headers.get(b"x-trivium-purpose"):
+            case None:
+                pass
+            case b"evaluation":
+                if "admin" not in call.principal.scopes:
+                    raise Refusal(403, "only a key with the scope `admin` may evaluate", code="missing_scope")
+                call.evaluation = True
+            case _:
+                raise Refusal(400, "x-trivium-purpose can only be `evaluation`", code="invalid_header")
+        await self.app(scope, receive, send)
 
 
 @dataclass(frozen=True)

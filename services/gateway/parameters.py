@@ -3,7 +3,8 @@
 An allow-list, because vLLM takes over a hundred fields, some of them not for callers: `priority` jumps the queue,
 `chat_template` is code, `cache_salt` and `kv_transfer_params` reach into caches, `return_token_ids` and
 `prompt_logprobs` show the prompt behind the template. Unlisted fields are dropped, as vLLM itself does with fields that
-it does not know.
+it does not know; those that somebody could count on, and what is too much, are refused by name (`bounds.py`,
+`grammars.py`).
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from cluster.auth import MOST_PRIORITY
+from services.gateway import bounds, grammars
+from services.gateway.bounds import Bounds, require
 from services.gateway.call import Call, call_of
-from services.gateway.errors import Refusal
 
 CHAT, COMPLETIONS, RESPONSES = "/v1/chat/completions", "/v1/completions", "/v1/responses"
 
@@ -43,73 +46,69 @@ _TEMPLATE_SWITCHES = frozenset({"enable_thinking", "thinking"})
 """Switches of well-known templates (Qwen, DeepSeek). Other arguments could bend the prompt behind the record's back."""
 _NOT_FOR_THE_ENGINE = frozenset({"store", "user", "metadata", "service_tier"})
 
-_BEHIND = 10
-"""Priority of what nobody waits for. vLLM serves lower numbers first; live traffic has 0."""
+_BEHIND = 10 * MOST_PRIORITY
+"""Priority of what nobody waits for. vLLM serves lower numbers first; live traffic has its keys', 0 unless the operator
+says otherwise."""
 
 
 @dataclass(frozen=True)
 class Restrict:
-    """Checks what the chain itself relies on, and keeps only what callers may set."""
+    """Checks what the chain and the engine rely on, and keeps only what callers may set."""
 
     app: ASGIApp
-    most_choices: int
+    bounds: Bounds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         call = call_of(scope)
-        call.body = restrict(call.path, call.body, self.most_choices)
-        match call.headers.get(b"x-trivium-purpose"):
-            case None:
-                pass
-            case b"evaluation":
-                if "admin" not in call.principal.scopes:
-                    raise Refusal(403, "only a key with the scope `admin` may evaluate", code="missing_scope")
-                call.evaluation = True
-            case _:
-                raise Refusal(400, "x-trivium-purpose can only be `evaluation`", code="invalid_header")
+        call.body = restrict(call.path, call.body, self.bounds)
         await self.app(scope, receive, send)
 
 
-def restrict(path: str, body: dict[str, Any], most_choices: int) -> dict[str, Any]:
-    """The body without what callers must not set. Raises `Refusal` for what the chain cannot route or record."""
+def restrict(path: str, body: dict[str, Any], given: Bounds) -> dict[str, Any]:
+    """The body without what callers must not set. Raises `Refusal` for what the chain cannot route or record, and for
+    what is too much."""
+    bounds.check(body, given)
     kept = {name: value for name, value in body.items() if name in ALLOWED[path] and value is not None}
-    _require(
-        isinstance(kept.get("model"), str) and bool(kept["model"]), "model", "give the name of a model as a string"
-    )
+    model = kept.get("model")
+    require(isinstance(model, str) and 0 < len(model) <= 256, "model", "must be the name of a model, as a string")
     for name in ("stream", "store"):
-        _require(isinstance(kept.get(name, False), bool), name, "must be true or false")
-    choices = kept.get("n", 1)
-    _require(type(choices) is int and 1 <= choices <= most_choices, "n", f"must be a number from 1 to {most_choices}")
-    _require(isinstance(kept.get("stream_options", {}), dict), "stream_options", "must be an object")
-    _require(_objects(kept.get("tools", [])), "tools", "must be a list of objects")
+        require(isinstance(kept.get(name, False), bool), name, "must be true or false")
+    require(isinstance(kept.get("stream_options", {}), dict), "stream_options", "must be an object")
     match path:
         case "/v1/chat/completions":
-            _require(
-                bool(kept.get("messages")) and _objects(kept["messages"]),
+            require(
+                kept.get("messages") and _objects(kept["messages"]),
                 "messages",
                 "must be a list of messages, not empty",
             )
         case "/v1/completions":
-            _require(
+            require(
                 isinstance(kept.get("prompt"), str),
                 "prompt",
                 "must be one string; send several prompts as several requests",
             )
         case "/v1/responses":
-            given = kept.get("input")
-            _require(isinstance(given, str) or _objects(given), "input", "must be a string or a list of items")
+            asked = kept.get("input")
+            require(isinstance(asked, str) or _objects(asked), "input", "must be a string or a list of items")
             for name in ("previous_response_id", "background"):
-                _require(not kept.pop(name, None), name, "is not supported; send the whole conversation as `input`")
+                require(not kept.pop(name, None), name, "is not supported; send the whole conversation as `input`")
     if "chat_template_kwargs" in kept:
         switches = kept["chat_template_kwargs"]
-        _require(isinstance(switches, dict), "chat_template_kwargs", "must be an object")
+        require(isinstance(switches, dict), "chat_template_kwargs", "must be an object")
         kept["chat_template_kwargs"] = {k: bool(v) for k, v in switches.items() if k in _TEMPLATE_SWITCHES}
+    grammars.check(kept, given)
     return kept
 
 
 def engine_body(call: Call, served: str) -> dict[str, Any]:
     """What the engine gets: its own name of the version, our priority, and a demand for usage in every stream."""
     body = {name: value for name, value in call.body.items() if name not in _NOT_FOR_THE_ENGINE}
-    body |= {"model": served, "priority": _BEHIND if call.evaluation or call.shadow_of else 0}
+    body |= {
+        "model": served,
+        "priority": _BEHIND if call.evaluation or call.shadow_of else call.principal.priority,
+    }
+    if "structured_outputs" in body:
+        body["structured_outputs"] = grammars.as_automaton(body["structured_outputs"])
     if call.path == RESPONSES:
         body["request_id"] = f"resp_{call.request_id}"  # becomes the answer's `id`; chat takes the header
     elif body.get("stream"):
@@ -119,8 +118,3 @@ def engine_body(call: Call, served: str) -> dict[str, Any]:
 
 def _objects(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(item, dict) for item in value)
-
-
-def _require(holds: bool, param: str, message: str) -> None:
-    if not holds:
-        raise Refusal(400, f"`{param}` {message}", code="invalid_value", param=param)

@@ -69,6 +69,7 @@ class Exchange:
         self._started = False
         self._buffer = b""
         self._held: list[bytes] = []
+        self._events = 0
         self._first_byte_s: float | None = None
         self._kept = False
         self.hung_up = False
@@ -107,6 +108,7 @@ class Exchange:
 
     async def _pass_events(self, last: bool) -> None:
         *events, self._buffer = self._buffer.split(b"\n\n")
+        self._events += len(events)
         if not self._started and events and events[0].startswith(b'data: {"error"'):
             # Nothing has been sent yet: the client gets an honest status instead of a stream that begins with an error.
             self._streaming = False
@@ -152,6 +154,7 @@ class Exchange:
 
     def abandon(self, status: int | None = None) -> None:
         """Keep what there is of the answer; nobody waits for it."""
+        self._call.tokens = self._spent()
         if not (self._kept or self._call.evaluation):
             if self._streaming:
                 self._transcript.end()
@@ -159,9 +162,18 @@ class Exchange:
             self._kept = True
 
     async def _keep(self, status: int) -> None:
+        self._call.tokens = self._spent()
         if not (self._kept or self._call.evaluation):
             self._kept = True
             await self._keeper.keep(self._record(status, disconnected=False))
+
+    def _spent(self) -> int:
+        """Tokens of prompt and completion. An answer that broke off never said: then an event counts as a token, and
+        four bytes of the request do."""
+        said = self._transcript
+        if said.prompt_tokens is not None:
+            return said.prompt_tokens + (said.completion_tokens or 0)
+        return 0 if said.error else len(self._call.raw) // 4 + self._events
 
     def _record(self, status: int, disconnected: bool) -> Record:
         call, said = self._call, self._transcript

@@ -17,7 +17,8 @@ WHEEL = {"min_feedback": 50, "settle_s": 0, "look_every_s": 0.5, "retry_s": 1}
 
 @pytest.fixture(scope="package")
 def control(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """Both applications, beside two replicas of a gateway that follows the decision log as the real one does."""
+    """Both applications, beside two replicas of a gateway that follows the decision log as the real one does, and two
+    of the gateway's chain with limits."""
     folder = tmp_path_factory.mktemp("control")
     cluster = Cluster.on_free_ports(folder / "state")
     cluster = replace(cluster, variables={**cluster.variables, "PYTHONPATH": str(ROOT)})
@@ -33,6 +34,7 @@ def control(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
             {"name": "assistant", "route_prefix": "/", "import_path": "tests.control.gateway:app"},
             {**rollout, "args": {"session_s": 0.5, "look_every_s": 0.2}},
             {**wheel, "args": {**WHEEL, "recipe": str(recipe)}},
+            {"name": "limited", "route_prefix": "/limited", "import_path": "tests.control.limited:app"},
         ],
     }
     (folder / "serve.yaml").write_text(yaml.safe_dump(config))

@@ -25,6 +25,7 @@ from services.gateway.desired import Desired
 from services.gateway.edge import Edge
 from services.gateway.forward import HttpForwarder
 from services.gateway.keeper import Keeper
+from services.gateway.limits import Meter
 from services.gateway.versions import Shelf
 from tests.services.gateway.engine import FakeEngine
 
@@ -124,7 +125,7 @@ async def make(tmp_path: Path) -> AsyncIterator[Callable[..., Bench]]:
     """Makes gateways on one state folder, as the replicas of a cluster share one."""
     made: list[Bench] = []
 
-    def bench(served: str = "seed", prefix: str = "", forward: Any = None, **settings: Any) -> Bench:
+    def bench(served: str = "seed", prefix: str = "", forward: Any = None, book: Any = None, **settings: Any) -> Bench:
         state = tmp_path / "state"
         key = auth.first_key(state)
         mint_key = auth.mint_key(state)
@@ -143,6 +144,7 @@ async def make(tmp_path: Path) -> AsyncIterator[Callable[..., Bench]]:
             adapters=Adapters(adapters, most=2),
             forward=forward or HttpForwarder("http://127.0.0.1:9", mint_key),
             keeper=Keeper(disk, retry_s=0.05),
+            meter=Meter(f"replica-{len(made)}", book),
         )
         parts = replace(parts, **settings)
         app = Edge(chain(engine.app, parts), mint_key)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
+from cluster.auth import MOST_PRIORITY
 from services.gateway.parameters import CHAT
 from tests.services.gateway.conftest import Bench, Client
 
@@ -80,7 +81,7 @@ async def test_a_shadow_is_recorded_beside_the_answer_and_seen_by_nobody(shadow:
         assert record.messages == beside.messages and record.answer == beside.answer
         assert record.request_id not in seen
     asked = [(body["model"], body["priority"]) for body in shadow.engine.asked]
-    assert set(asked) == {("seed", 0), ("assistant@1", 10)}, "users come first"
+    assert set(asked) == {("seed", 0), ("assistant@1", 10 * MOST_PRIORITY)}, "users come first"
 
 
 async def test_a_shadow_of_a_stream_is_whole_and_of_an_unstored_request_empty(shadow: Bench) -> None:

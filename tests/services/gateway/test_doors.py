@@ -13,8 +13,10 @@ from starlette.responses import PlainTextResponse
 
 from cluster import ids
 from cluster.auth import Keys, mint_key
+from services.gateway.body import parse
 from services.gateway.chain import chain, prove_closed
 from services.gateway.edge import Edge
+from services.gateway.errors import Refusal
 from tests.services.gateway.conftest import Bench, client_of
 from tests.services.gateway.engine import FakeEngine
 
@@ -135,6 +137,13 @@ async def test_headers_that_speak_to_serve_or_the_engine_are_dropped(gateway: Be
         (b"\xff\xfe", 400, "invalid_json"),
         (b'{"temperature": NaN}', 400, "invalid_json"),
         (b"[" * 200_000, 400, "invalid_json"),
+        (b'{"a":' * 65 + b"1" + b"}" * 65, 400, "invalid_json"),
+        (b'{"model": "\\ud800"}', 400, "invalid_json"),
+        (b'{"model": "\xed\xa0\x80"}', 400, "invalid_json"),
+        ('{"model": "assistant"}'.encode("utf-16"), 400, "invalid_json"),
+        (b'{"temperature": 1e999}', 400, "invalid_json"),
+        (b'{"seed": ' + b"9" * 5000 + b"}", 400, "invalid_json"),
+        (b'{"model": "assistant"} {}', 400, "invalid_json"),
         (b'{"messages": []}', 400, "invalid_value"),
         (b'{"model": "assistant", "messages": "hi"}', 400, "invalid_value"),
         (b'{"model": 7, "messages": [{}]}', 400, "invalid_value"),
@@ -150,14 +159,15 @@ async def test_bad_bodies_get_clear_errors_and_harm_nothing(make: Any, content: 
     assert (await gateway.chat()).status_code == 200
 
 
-async def test_too_many_requests_at_once_get_429(make: Any) -> None:
+async def test_past_the_bound_a_request_gets_503_at_once(make: Any) -> None:
     gateway = make(most_ongoing=1)
     gateway.engine.pause = asyncio.Event()
     first = asyncio.create_task(gateway.chat())
     await gateway.engine.reached_pause.wait()
     refused = await gateway.chat()
-    assert refused.status_code == 429 and refused.headers["retry-after"]
-    assert refused.json()["error"]["type"] == "rate_limit_error"
+    assert refused.status_code == 503 and refused.headers["retry-after"] == "1"
+    assert refused.json()["error"]["code"] == "overloaded"
+    assert (await gateway.client.get("/v1/models")).status_code == 200, "what costs the engine nothing goes on"
     gateway.engine.pause.set()
     assert (await first).status_code == 200
     assert (await gateway.chat()).status_code == 200
@@ -217,3 +227,22 @@ async def test_below_a_prefix_the_same_paths_answer(gateway: Bench) -> None:
     mounted = httpx.ASGITransport(gateway.app, root_path="/bases/seed")
     client = httpx.AsyncClient(transport=mounted, base_url="http://gateway", headers=gateway.client.headers)
     assert (await client.post("/bases/seed/v1/chat/completions", content=json.dumps(CHAT))).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("raw", "deep"),
+    [
+        (b'{"a": ' * 64 + b"1" + b"}" * 64, False),
+        (b'{"a": ' * 65 + b"1" + b"}" * 65, True),
+        (b'{"a": ' + b"[" * 63 + b"]" * 63 + b"}", False),
+        (b'{"a": ' + b"[" * 64 + b"]" * 64 + b"}", True),
+        (b'{"a": "' + b"[" * 100 + b'", "b": "\\\\", "c": "\\\\\\"' + b"{" * 100 + b'"}', False),
+        (b'{"a": [' + b"{}," * 1000 + b"{}]}", False),
+    ],
+)
+def test_a_body_may_be_nested_so_deep_and_what_strings_say_does_not_count(raw: bytes, deep: bool) -> None:
+    if deep:
+        with pytest.raises(Refusal, match="nested more than 64 deep"):
+            parse(raw)
+    else:
+        assert parse(raw) == json.loads(raw)

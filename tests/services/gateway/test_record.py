@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from cluster.auth import MOST_PRIORITY, Keys
 from cluster.records import Record
 from tests.services.gateway.conftest import Bench, Client, events
 
@@ -204,8 +205,11 @@ async def test_an_evaluation_waits_behind_live_traffic_and_is_not_logged(gateway
     answer = await gateway.chat(headers={"x-trivium-purpose": "evaluation"})
     assert answer.status_code == 200
     await gateway.chat(priority=-100)
-    assert [body["priority"] for body in gateway.engine.asked] == [10, 0]
-    assert len(await gateway.records()) == 1
+    last = Keys(gateway.state).create("batch", ("infer",), priority=MOST_PRIORITY)
+    await gateway.chat(headers={"authorization": f"Bearer {last}"})
+    evaluation, live, batch = (body["priority"] for body in gateway.engine.asked)
+    assert evaluation > batch == MOST_PRIORITY > live == 0  # lower is served first
+    assert len(await gateway.records()) == 2
 
 
 async def test_the_session_is_the_callers_or_the_request_itself(gateway: Bench) -> None:

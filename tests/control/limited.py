@@ -1,0 +1,99 @@
+"""Two replicas of the real chain around an engine that only takes time: what limits need to be tried over replicas."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+from ray import serve
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from cluster import auth
+from cluster.auth import Keys
+from cluster.records import Entry
+from cluster.settings import Settings
+from services.gateway.adapters import Adapters
+from services.gateway.chain import Parts, chain
+from services.gateway.desired import Desired
+from services.gateway.forward import HttpForwarder
+from services.gateway.keeper import Keeper
+from services.gateway.limits import Meter
+from services.gateway.versions import Shelf
+from services.limiter import RayBook
+
+STEP_S = 0.02
+"""How long a token takes."""
+
+
+async def engine(scope: Scope, receive: Receive, send: Send) -> None:
+    """Streams `max_tokens` words, one at a time."""
+    asked = json.loads((await receive())["body"])
+    words, usage = asked["max_tokens"], {"prompt_tokens": 5, "completion_tokens": asked["max_tokens"]}
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]})
+    for word in range(words):
+        await asyncio.sleep(STEP_S)
+        choice = {"index": 0, "delta": {"content": "x"}, "finish_reason": "stop" if word == words - 1 else None}
+        await send(event({"choices": [choice]}))
+    await send(event({"choices": [], "usage": usage}))
+    await send({"type": "http.response.body", "body": b"data: [DONE]\n\n"})
+
+
+def event(data: dict[str, Any]) -> Message:
+    return {"type": "http.response.body", "body": b"data: " + json.dumps(data).encode() + b"\n\n", "more_body": True}
+
+
+class Nowhere:
+    """Records of these tests would be in the way of others'."""
+
+    async def append(self, entry: Entry) -> None:
+        pass
+
+    async def load(self, version: str) -> None:
+        raise ValueError("this engine has no adapters")
+
+    async def unload(self, version: str) -> None:
+        pass
+
+
+class Limited:
+    async def __serve_build_asgi_app__(self) -> ASGIApp:
+        here = Settings.from_environment()
+        replica, mint_key = serve.get_replica_context().replica_tag, auth.mint_key(here.state)
+        meter, nowhere = Meter(replica, RayBook()), Nowhere()
+        self._beat = asyncio.create_task(meter.beat())
+        app = chain(
+            engine,
+            Parts(
+                served="paced",
+                keys=Keys(here.state),
+                mint_key=mint_key,
+                desired=Desired(here.state),
+                shelf=Shelf(here.state / "models"),
+                adapters=Adapters(nowhere, most=1),
+                forward=HttpForwarder(here.base_url.removesuffix("/v1"), mint_key),
+                keeper=Keeper(nowhere),
+                meter=meter,
+            ),
+        )
+
+        async def signed(scope: Scope, receive: Receive, send: Send) -> None:
+            async def sign(message: Message) -> None:
+                if message["type"] == "http.response.start":
+                    message = {**message, "headers": [*message["headers"], (b"x-replica", replica.encode())]}
+                await send(message)
+
+            await app(scope, receive, sign)
+
+        return signed
+
+
+deployment: Any = serve.deployment(
+    serve.ingress()(Limited),
+    name="Limited",
+    num_replicas=2,
+    max_ongoing_requests=1000,
+    ray_actor_options={"num_cpus": 0},
+    health_check_period_s=1,
+)
+app = deployment.bind()
