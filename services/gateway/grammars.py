@@ -26,11 +26,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 from services.gateway import automaton
 from services.gateway.bounds import Bounds, require
 from services.gateway.errors import Refusal
+
+Kind = Literal["expression", "schema", "schemas", "text"]
 
 _WHOLE_GRAMMARS = ("grammar", "structural_tag")
 _CONSTRAINTS = frozenset(
@@ -41,6 +43,9 @@ _DATA = frozenset({"enum", "const", "default", "examples"})
 """Keywords whose values are no schemas."""
 _LENGTH_STEPS = 200
 """A string's bounds cost in proportion up to here, and no more beyond: the engine then counts instead of unrolling."""
+_LEADING = ("$ref", "anyOf", "oneOf", "allOf")
+"""Keywords by which a schema is what other schemas are."""
+_MOST_LOOKED_AT = 20_000
 _MOST_TOTAL = 8
 """All grammars of a request together, in `most_grammar_bytes`: tools come by the dozen, and are small."""
 
@@ -48,7 +53,7 @@ _MOST_TOTAL = 8
 def check(body: dict[str, Any], bounds: Bounds) -> None:
     """Raises `Refusal` for what would cost the engine too much."""
     size = steps = 0
-    for param, expression, text in _grammars(body, bounds):
+    for param, kind, text in _grammars(body, bounds):
         size += len(text)
         require(len(text) <= bounds.grammar_bytes, param, f"is larger than {bounds.grammar_bytes:,} bytes; send less")
         require(
@@ -57,7 +62,7 @@ def check(body: dict[str, Any], bounds: Bounds) -> None:
             f"and the request's other schemas are larger than {_MOST_TOTAL * bounds.grammar_bytes:,} bytes together",
         )
         try:
-            steps += _steps(text, expression, bounds.grammar_steps)
+            steps += _steps(text, kind, bounds.grammar_steps)
             if steps > bounds.grammar_steps:
                 raise automaton.TooLarge
         except automaton.TooLarge:
@@ -77,8 +82,8 @@ def as_automaton(given: dict[str, Any]) -> dict[str, Any]:
     return {**rest, "grammar": f"root ::= Regex({json.dumps(given['regex'], ensure_ascii=False)})"}
 
 
-def _grammars(body: dict[str, Any], bounds: Bounds) -> Iterator[tuple[str, bool, str]]:
-    """Everything to be compiled: the parameter that it is in, whether it is an expression, and its text."""
+def _grammars(body: dict[str, Any], bounds: Bounds) -> Iterator[tuple[str, Kind, str]]:
+    """Everything to be compiled: the parameter that it is in, what it is, and its text."""
     yield from _of_tools(body.get("tools", []), bounds)
     if "response_format" in body:
         yield from _format("response_format", body["response_format"], "json_schema")
@@ -89,27 +94,27 @@ def _grammars(body: dict[str, Any], bounds: Bounds) -> Iterator[tuple[str, bool,
         yield from _structured(body["structured_outputs"], bounds)
 
 
-def _of_tools(tools: list[dict[str, Any]], bounds: Bounds) -> Iterator[tuple[str, bool, str]]:
+def _of_tools(tools: list[dict[str, Any]], bounds: Bounds) -> Iterator[tuple[str, Kind, str]]:
     functions = [tool.get("function", tool) for tool in tools]
     require(all(isinstance(each, dict) for each in functions), "tools", "must be functions with a name and parameters")
     schemas = [each["parameters"] for each in functions if each.get("parameters") is not None]
     if schemas:
         together = json.dumps(schemas)
         if len(together) <= bounds.grammar_bytes:
-            yield "tools", False, together  # as one: it is asked about with every request, and remembered
+            yield "tools", "schemas", together  # as one: it is asked about with every request, and remembered
         else:
-            yield from (("tools", False, json.dumps(schema)) for schema in schemas)
+            yield from (("tools", "schema", json.dumps(schema)) for schema in schemas)
 
 
-def _format(param: str, given: Any, inside: str | None) -> Iterator[tuple[str, bool, str]]:
+def _format(param: str, given: Any, inside: str | None) -> Iterator[tuple[str, Kind, str]]:
     require(isinstance(given, dict), param, "must be an object")
     require(str(given.get("type")) in _FORMATS, param, "must be of the type `text`, `json_object` or `json_schema`")
     holder = given.get(inside) if inside else given
     if isinstance(holder, dict) and holder.get("schema") is not None:
-        yield param, False, json.dumps(holder["schema"])
+        yield param, "schema", json.dumps(holder["schema"])
 
 
-def _structured(given: Any, bounds: Bounds) -> Iterator[tuple[str, bool, str]]:
+def _structured(given: Any, bounds: Bounds) -> Iterator[tuple[str, Kind, str]]:
     param = "structured_outputs"
     require(isinstance(given, dict), param, "must be an object")
     known = _CONSTRAINTS.union(_WHOLE_GRAMMARS if bounds.caller_grammars else ())
@@ -121,38 +126,89 @@ def _structured(given: Any, bounds: Bounds) -> Iterator[tuple[str, bool, str]]:
             json.loads(schema)
         except (ValueError, RecursionError):
             raise Refusal(400, f"`{param}.json` is not JSON", code="invalid_value", param=f"{param}.json") from None
-        yield f"{param}.json", False, schema
+        yield f"{param}.json", "schema", schema
     elif schema is not None:
-        yield f"{param}.json", False, json.dumps(schema)
+        yield f"{param}.json", "schema", json.dumps(schema)
     expression = given.get("regex")
     if expression is not None:
         require(isinstance(expression, str), f"{param}.regex", "must be a string")
         require("\0" not in expression, f"{param}.regex", "must not contain NUL")
-        yield f"{param}.regex", True, expression
+        yield f"{param}.regex", "expression", expression
     for name in ("choice", *_WHOLE_GRAMMARS):
         if given.get(name) is not None:
-            yield f"{param}.{name}", False, json.dumps([given[name]])
+            yield f"{param}.{name}", "text", json.dumps(given[name])
+
+
+def _refuse_circles(schema: Any, references: list[str]) -> None:
+    """A reference that leads only to references allows nothing, and the engine would have no token to choose."""
+    looked_at = 0
+    for reference in references:
+        seen, open_ = {reference}, [_at(schema, reference)]
+        while open_:
+            node = open_.pop()
+            looked_at += 1
+            if looked_at > _MOST_LOOKED_AT:
+                raise automaton.TooLarge
+            if not isinstance(node, dict) or not (ways := [key for key in _LEADING if key in node]):
+                break
+            for key in ways:
+                if key != "$ref":
+                    open_ += node[key] if isinstance(node[key], list) else []
+                elif isinstance(node[key], str) and node[key] not in seen:
+                    seen.add(node[key])
+                    open_.append(_at(schema, node[key]))
+        else:
+            raise ValueError(f"has a reference that leads nowhere, `{reference}`")
+
+
+def _at(schema: Any, reference: str) -> Any:
+    """What a JSON pointer such as `#/$defs/a` names (RFC 6901); None if nothing."""
+    for part in reference.removeprefix("#").split("/")[1:]:
+        name = part.replace("~1", "/").replace("~0", "~")
+        if isinstance(schema, dict):
+            schema = schema.get(name)
+        elif isinstance(schema, list) and name.isdecimal() and int(name) < len(schema):
+            schema = schema[int(name)]
+        else:
+            return None
+    return schema
 
 
 @lru_cache(maxsize=256)
-def _steps(text: str, expression: bool, most: int) -> int:
+def _steps(text: str, kind: Kind, most: int) -> int:
     """Of one grammar; remembered, because agents send the same tools again and again."""
-    if expression:
-        return automaton.steps(text, most)
+    match kind:
+        case "expression":
+            return automaton.steps(text, most, alone=True)
+        case "text":
+            return 0
+        case "schema":
+            return _of_schemas([json.loads(text)], most)
+        case "schemas":
+            return _of_schemas(json.loads(text), most)
+
+
+def _of_schemas(schemas: list[Any], most: int) -> int:
     total, lengths = 0, set()
-    open_ = [json.loads(text)]
-    while open_:
-        node = open_.pop()
-        if isinstance(node, dict):
-            total += _of_patterns(node, most - total) + _of_properties(node)
-            lengths.add((_bound(node, "minLength"), _bound(node, "maxLength")))
-            _refuse_elsewhere(node)
-            open_ += [value for name, value in node.items() if name not in _DATA]
-        elif isinstance(node, list):
-            open_ += node
-        if total + sum(max(pair) for pair in lengths) > most:
-            raise automaton.TooLarge
-    return total + sum(max(pair) for pair in lengths)
+    for schema in schemas:
+        open_, references = [schema], []
+        while open_:
+            node = open_.pop()
+            if isinstance(node, list):
+                open_ += node
+            elif isinstance(node, dict):
+                total += _of_patterns(node, most - total) + _of_properties(node)
+                bounds = (_bound(node, "minLength"), _bound(node, "maxLength"))
+                if bounds not in lengths:  # equal ones are compiled once
+                    lengths.add(bounds)
+                    total += max(bounds)
+                if isinstance(node.get("$ref"), str):
+                    references.append(_here(node["$ref"]))
+                open_ += [value for name, value in node.items() if name not in _DATA]
+            if total > most:
+                raise automaton.TooLarge
+        _refuse_circles(schema, references)
+    return total
 
 
 def _of_patterns(node: dict[str, Any], most: int) -> int:
@@ -186,7 +242,7 @@ def _number(node: dict[str, Any], name: str) -> int:
     return int(value) if isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0 else 0
 
 
-def _refuse_elsewhere(node: dict[str, Any]) -> None:
-    reference = node.get("$ref")
-    if isinstance(reference, str) and not reference.startswith("#"):
+def _here(reference: str) -> str:
+    if not reference.startswith("#"):
         raise ValueError("refers to a schema elsewhere; put it under `$defs`, nothing is fetched for a caller")
+    return reference

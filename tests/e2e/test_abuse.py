@@ -86,7 +86,7 @@ HIDDEN = """
     /v1/chat/completions/render /v1/chat/completions/batch / /v1 /v1/ /admin /serve /api/jobs /bases/seed/tokenize
     //v1/models /v1//models /v1/chat/completions/ /V1/MODELS /v1/models%00 /v1/chat/completions;x /ADMIN/rollout
     /v1/../tokenize /v1/%2e%2e/tokenize /%2e%2e/tokenize /..%2ftokenize /./tokenize /admin/../tokenize
-    /v1/chat/../../tokenize /v1/chat%2fcompletions/x /tokenize?x=/v1/models /tokenize#/v1/models /v1/healthz
+    /v1/chat/../../tokenize /v1/chat%2fcompletions/x /tokenize?x=/v1/models /v1/healthz
 """
 
 
@@ -187,6 +187,7 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("response_format", form({"pattern": "([a-z]{0,30}){0,30}"})),
     ("response_format", form({"enum": ["x" * 100_000]})),
     ("response_format", form({"$ref": "http://127.0.0.1:1/x"})),
+    ("response_format", form({"$ref": "#"})),
     ("response_format", {"response_format": {"type": "structural_tag", "format": {"type": "grammar", "grammar": "x"}}}),
 ]
 
@@ -219,8 +220,8 @@ def test_values_out_of_range_are_bad_requests(api: httpx.Client, more: dict[str,
 
 
 ODD: list[Any] = [
-    {"$ref": "#"}, {"$ref": "#/nowhere"}, {"enum": []}, {"not": {}}, {"anyOf": []}, {"properties": []},
-    {"$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}, "$ref": "#/$defs/a"},
+    {"$ref": "#/nowhere"}, {"enum": []}, {"not": {}}, {"anyOf": []}, {"properties": []}, {"anyOf": [{"$ref": "#"}, {}]},
+    {"type": "array", "items": {"$ref": "#"}, "minItems": 1}, {"properties": {"a": {"$ref": "#"}}, "required": ["a"]},
     {"type": "nonsense"}, {"type": ["string", 7]}, {"type": []}, {"type": "object", "properties": {"a": 7}},
     {"type": "string", "minLength": 9, "maxLength": 2}, {"type": "string", "minLength": 10**30},
     {"type": "string", "maxLength": -5}, {"type": "array", "items": {"type": "integer"}, "minItems": 10**30},

@@ -6,8 +6,10 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from openai import BadRequestError
 
 from cluster import deploy, head
 from cluster.client import Client
@@ -23,6 +25,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(1200)]
 QWEN = "tiny-qwen"
 WEATHER = tool("weather", "city")
 RANK = 16
+MOST_TOKENS = 256
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +43,7 @@ def qwen(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         "name": QWEN,
         "route_prefix": route,
         "import_path": "services.serving:build",
-        "args": {**arguments, "max_loras": 4, "max_lora_rank": RANK},
+        "args": {**arguments, "max_loras": 4, "max_lora_rank": RANK, "most_tokens": MOST_TOKENS},
     }
     with deploy.Serve(cluster.settings.dashboard_url, head.token(cluster.settings)) as serve:
         before = deploy.beside({"applications": []}, serve.details(), set())
@@ -68,6 +71,15 @@ def test_both_bases_answer_behind_one_base_url_and_are_logged(cluster: Cluster, 
     logged = {record["request_id"]: record for record in each(log_entries(cluster, tmp_path / "log.jsonl"), "record")}
     for answer in heard:
         assert answer.request_id and logged[answer.request_id]["version"] == answer.version
+
+
+def test_an_answer_is_as_long_as_its_base_allows(cluster: Cluster, qwen: str) -> None:
+    with client(cluster) as api:
+        hello = [{"role": "user", "content": "hello"}]
+        say: Any = {"model": qwen, "messages": hello, "extra_body": {"ignore_eos": True}}
+        assert api.chat.completions.create(**say).usage.completion_tokens == MOST_TOKENS
+        with pytest.raises(BadRequestError, match=f"at most {MOST_TOKENS}"):
+            api.chat.completions.create(**say, max_tokens=MOST_TOKENS + 1)
 
 
 def test_qwen_calls_tools_through_its_own_template_and_parser(cluster: Cluster, qwen: str) -> None:

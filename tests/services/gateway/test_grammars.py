@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -79,6 +80,8 @@ def test_what_costs_seconds_to_compile_is_refused_wherever_it_is(schema: dict[st
         {"properties": {"pattern": {"type": "string", "maxLength": 10}, "minLength": {"type": "integer"}}},
         {"const": {"pattern": "(((((", "$ref": "http://example.com"}},
         {"$defs": {"a": {"type": "array", "items": {"$ref": "#/$defs/a"}}}, "$ref": "#/$defs/a"},
+        {"anyOf": [{"$ref": "#"}, {"type": "string"}]},
+        {"$defs": {f"d{n}": {"$ref": f"#/$defs/d{n + 1}"} for n in range(100)} | {"d100": {}}, "$ref": "#/$defs/d0"},
         {"properties": {f"p{n}": {"type": "string", "maxLength": 255} for n in range(300)}},
         True,
         {},
@@ -127,6 +130,30 @@ def test_schemas_elsewhere_are_not_fetched() -> None:
         for param, body in everywhere({"properties": {"a": {"$ref": address}}}):
             refusal = refused(body)
             assert refusal.param == param and "elsewhere" in refusal.message
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"$ref": "#"},
+        {"anyOf": [{"$ref": "#"}, {"allOf": [{"$ref": "#"}]}]},
+        {"$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"oneOf": [{"$ref": "#/$defs/a"}]}}, "$ref": "#/$defs/a"},
+        {"$defs": {"a/~": {"$ref": "#/$defs/a~1~0"}}, "properties": {"x": {"$ref": "#/$defs/a~1~0"}}},
+    ],
+)
+def test_references_that_only_lead_to_references_are_refused(schema: dict[str, Any]) -> None:
+    for param, body in everywhere(schema):
+        refusal = refused(body)
+        assert refusal.param == param and "leads nowhere" in refusal.message
+
+
+def test_a_web_of_references_is_not_followed_for_ever() -> None:
+    every = [{"$ref": f"#/anyOf/{n}/anyOf/0"} for n in range(1000)]
+    begun = time.process_time()
+    refused(
+        {"structured_outputs": {"json": {"anyOf": [{"anyOf": every} for _ in range(3)]}}}, Bounds(grammar_bytes=10**6)
+    )
+    assert time.process_time() - begun < 2
 
 
 def test_a_pattern_that_is_no_expression_is_told_in_a_sentence() -> None:

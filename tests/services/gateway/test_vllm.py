@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from services.gateway import automaton
 from services.gateway.engine import salt
 from services.gateway.grammars import as_automaton
 from services.gateway.parameters import CHAT, COMPLETIONS, RESPONSES
@@ -53,6 +54,16 @@ def slowest_ms(grammar, text):
         worst = max(worst, time.process_time() - begun)
     return worst * 1000
 
+def compiled(expression, form):
+    try:
+        if form == "json":
+            compiler.compile_json_schema(json.dumps({"type": "string", "pattern": expression}))
+        else:
+            compiler.compile_grammar(form)
+        return True
+    except RuntimeError:
+        return False
+
 message = {"model": "m", "cache_salt": given["salt"], "priority": 7}
 requests = [
     ChatCompletionRequest(messages=[{"role": "user", "content": "hi"}], **message),
@@ -62,6 +73,7 @@ requests = [
 print(json.dumps({
     "routes": [[route.path, sorted(getattr(route, "methods", None) or ["GET"])] for route in app.routes],
     "taken": [[request.cache_salt, request.priority] for request in requests],
+    "compiled": [[compiled(expression, "json"), compiled(expression, form)] for expression, form in given["taken"]],
     "accepted": [accepts(grammar, text) for grammar, text in given["texts"]],
     "slowest_ms": [slowest_ms(grammar, text) for grammar, text in given["slow"]],
 }))
@@ -84,11 +96,19 @@ TEXTS = [
 ]
 
 
+TAKEN = [
+    "", "()", "(|a)", "a{0}", "a**", "a*?", "a++", "a{2}+", "}", "[a&&b]", "(?=a)b", "(?!a)b", "é😀", "\x01\n", "^a$",
+    "$a^", r"[\d-a]", r"[^\n\]\\]", r"[\b]", r"\u0041\u{41}\x41\cA\0", r"\/\-\.", r"\w\d\s\W\D\S",
+    "(?<n>a)(?P<m>b)", "[a-z]{0,1000}",
+]  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def vllm(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     asked = {
         "folder": str(tmp_path_factory.mktemp("profiles")),
         "salt": salt(b"key", "app"),
+        "taken": [(expression, grammar(expression)) for expression in TAKEN],
         "texts": [(grammar(expression), text) for expression, text, _ in TEXTS],
         "slow": [(grammar(expression), "a" * 600) for expression in ("(a+)+b", "((a*)*)*b", r"(\w+\s?)*b")],
     }
@@ -127,6 +147,12 @@ def test_all_three_endpoints_take_our_salt_and_a_priority(vllm: dict[str, Any]) 
 
 def test_an_expression_means_the_same_as_an_automaton(vllm: dict[str, Any]) -> None:
     assert vllm["accepted"] == [expected for _, _, expected in TEXTS]
+
+
+def test_expressions_that_the_gateway_takes_can_be_compiled(vllm: dict[str, Any]) -> None:
+    for expression, compiled in zip(TAKEN, vllm["compiled"], strict=True):
+        assert automaton.steps(expression, 2000, alone=True) <= 2000
+        assert compiled == [True, True], expression
 
 
 def test_a_token_costs_as_little_after_many_others(vllm: dict[str, Any]) -> None:
