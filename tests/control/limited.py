@@ -28,6 +28,10 @@ STEP_S = 0.02
 
 async def engine(scope: Scope, receive: Receive, send: Send) -> None:
     """Streams `max_tokens` words, one at a time."""
+    if scope["type"] == "lifespan":  # Serve asks every app whether it is ready
+        for _ in ("startup", "shutdown"):
+            await send({"type": f"{(await receive())['type']}.complete"})
+        return
     asked = json.loads((await receive())["body"])
     words, usage = asked["max_tokens"], {"prompt_tokens": 5, "completion_tokens": asked["max_tokens"]}
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]})
