@@ -46,6 +46,5 @@ def answer(*arguments: str) -> Any:
 
 def address() -> tuple[str, str]:
     """`base_url` and API key of the cluster, as `eval "$(trivium env)"` would set them."""
-    words = [word for line in trivium("env").splitlines() for word in shlex.split(line)]
-    exported = dict(word.split("=", 1) for word in words if "=" in word)
+    exported = dict(word.split("=", 1) for word in shlex.split(trivium("env")) if "=" in word)
     return exported["OPENAI_BASE_URL"], exported["OPENAI_API_KEY"]

@@ -16,6 +16,8 @@ from dataclasses import dataclass, replace
 
 MOST_NESTED = 32
 """Groups inside of groups."""
+MOST_REPEATS = 128
+"""Of one repeat: from 129 on xgrammar 0.2.8 fails on a check of its own, whatever is repeated."""
 
 _PLAIN = re.compile(r"[^\\\[\](){}|*+?^$.]+")
 _CLASS = re.compile(r"\[(\^?)((?:[^\]\\]|\\.)*)\]", re.DOTALL)
@@ -31,7 +33,7 @@ _NO_ESCAPES = {
 
 
 class TooLarge(Exception):
-    """More steps than allowed."""
+    """More steps than allowed, or more repeats than the engine can compile."""
 
 
 @dataclass(frozen=True)
@@ -154,6 +156,10 @@ class _Reader:
             self.at = found.end()
             least = {"*": 0, "?": 0, "+": 1}[sign] if sign else int(low)
             most = {"*": None, "?": 1, "+": None}[sign] if sign else int(high) if high else None if comma else least
+            if max(least, most or 0) > MOST_REPEATS:
+                raise ValueError(
+                    f"`{found[0]}` repeats more than {MOST_REPEATS} times; repeat a group, `(x{{100}}){{9}}`"
+                )
             part = self._times(part, least, most)
         return part
 
