@@ -157,9 +157,7 @@ class _Reader:
             least = {"*": 0, "?": 0, "+": 1}[sign] if sign else int(low)
             most = {"*": None, "?": 1, "+": None}[sign] if sign else int(high) if high else None if comma else least
             if max(least, most or 0) > MOST_REPEATS:
-                raise ValueError(
-                    f"`{found[0]}` repeats more than {MOST_REPEATS} times; repeat a group, `(x{{100}}){{9}}`"
-                )
+                raise TooLarge
             part = self._times(part, least, most)
         return part
 
