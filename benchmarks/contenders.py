@@ -1,0 +1,189 @@
+"""Who serves in `benchmarks.serving`: the same model and engine arguments, the same threads, no access logs."""
+
+from __future__ import annotations
+
+import functools
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+
+from benchmarks import adapters
+from benchmarks.clusters import ROOT, Cluster, cluster, configure, engine_args, free_port, plain_environment, temporary
+from benchmarks.clusters import title as title_of
+from cluster import models
+from cluster.environment import CHOICES
+
+START_S = 600
+"""Longest that a contender may take to start."""
+CANDIDATE_SHARE = 0.1
+"""Of the requests, to an adapter: the canary's in ours. Others have none, so the client asks them for it by name."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a contender answers."""
+
+    url: str
+    model: str
+    processes: Callable[[], list[psutil.Process]]
+    key: str = ""
+    candidate: str | None = None
+    note: str = ""
+    """What a reader should know about how it was set up."""
+
+
+Contender = Callable[[], AbstractContextManager[Target]]
+
+
+@contextmanager
+def bare(executor: str | None = "uni", candidate: bool = False) -> Iterator[Target]:
+    """vLLM's own server. `executor`: where the model runs; ours has it in the engine's process (`uni`)."""
+    with temporary() as folder:
+        port = free_port()
+        command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *flags(engine_arguments())]
+        command += ["--model", str(models.seed_folder()), "--served-model-name", "seed"]
+        command += ["--host", "127.0.0.1", "--port", str(port), "--disable-uvicorn-access-log"]
+        if executor:
+            command += ["--distributed-executor-backend", executor]
+        if candidate:
+            command += ["--lora-modules", f"candidate={adapters.write(folder / 'adapter', seed=1)}"]
+        with _running(command, folder) as process:
+            url = f"http://127.0.0.1:{port}"
+            _wait(url, process, folder)
+            yield Target(url, "seed", lambda: _family(process), candidate="candidate" if candidate else None)
+
+
+@contextmanager
+def default_ingress() -> Iterator[Target]:
+    """Ray Serve LLM as its guide has it (`build_openai_app`)."""
+    with temporary() as folder:
+        port = free_port()
+        command = [sys.executable, "-m", "benchmarks.peers", "default-ingress", json.dumps(engine_args()), str(port)]
+        with _running(command, folder) as process:
+            url = f"http://127.0.0.1:{port}"
+            _wait(url, process, folder)
+            yield Target(url, "seed", lambda: _family(process))
+
+
+@contextmanager
+def ours() -> Iterator[Target]:
+    """`trivium up`, called with a key that may only infer; log on, and a canary if this version of ours has them."""
+    with cluster() as made:
+        made.up()
+        yield _target(made, note="canary on" if start_canary(made) else "no canary: `trivium canary` is not there")
+
+
+@contextmanager
+def fake() -> Iterator[Target]:
+    """Ours around an engine that answers at once: HAProxy, Serve, the gateway and the log, and nothing else."""
+    with cluster() as made:
+        configure(made.settings.state / "serve.yaml", lambda app: {**app, "import_path": "benchmarks.fake:build"})
+        made.up()
+        yield _target(made)
+
+
+CONTENDERS: dict[str, Contender] = {
+    "bare": bare,
+    "bare, own process for the model": functools.partial(bare, executor=None),
+    "default ingress": default_ingress,
+    "ours": ours,
+    "ours, fake engine": fake,
+}
+
+
+def start_canary(made: Cluster) -> bool:
+    """Give an adapter a share of the sessions. False where `trivium` cannot."""
+    version = adapters.register(made.settings, adapters.write(made.settings.state / "adapter", seed=1))
+    return made.trivium("canary", version.id).returncode == 0
+
+
+@functools.cache
+def engine_arguments() -> dict[str, Any]:
+    """vLLM's arguments as ours gives them; from a process that imports vLLM."""
+    command = [sys.executable, "-m", "benchmarks.peers", "arguments", json.dumps(engine_args())]
+    said = subprocess.run(command, env=plain_environment(), cwd=ROOT, capture_output=True, text=True, check=True)
+    return json.loads(said.stdout.splitlines()[-1])
+
+
+def flags(arguments: dict[str, Any]) -> list[str]:
+    """Engine arguments as vLLM's command line takes them."""
+    given: list[str] = []
+    for name, value in arguments.items():
+        flag = name.replace("_", "-")
+        given += [f"--{flag}"] if value is True else [f"--no-{flag}"] if value is False else [f"--{flag}", str(value)]
+    return given
+
+
+def by_kind(processes: list[psutil.Process]) -> dict[str, list[int]]:
+    """Process ids, by what the processes are for."""
+    found: dict[str, list[int]] = {}
+    for process in processes:
+        found.setdefault(kind(title_of(process)), []).append(process.pid)
+    return found
+
+
+def kind(title: str) -> str:
+    """`engine`: scheduler and model. `server`: the process that speaks OpenAI. `ingress`: what stands before it."""
+    if "EngineCore" in title or "VLLM::Worker" in title:
+        return "engine"
+    if "haproxy" in title or "ProxyActor" in title or "OpenAiIngress" in title:
+        return "ingress"
+    if "api_server" in title or ("ServeReplica" in title and ("Gateway:" in title or "LLMServer:" in title)):
+        return "server"
+    return "rest"
+
+
+def _target(made: Cluster, note: str = "") -> Target:
+    return Target(made.settings.base_url.removesuffix("/v1"), "assistant", made.processes, key=made.key(), note=note)
+
+
+@contextmanager
+def _running(command: list[str], folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    from services.serving import ServingSettings, cpu_environment  # imports Ray Serve, which takes a while
+
+    threads = cpu_environment(ServingSettings.model_validate(engine_args()))
+    variables = {**plain_environment(), **CHOICES, **threads, "PYTHONPATH": str(ROOT)}
+    with open(folder / "log", "wb") as log:
+        process = subprocess.Popen(
+            command, env=variables, cwd=folder, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT
+        )
+        family = []
+        try:
+            yield process
+        finally:
+            family = _family(process)
+            assert process.stdin
+            process.stdin.close()
+            process.terminate()
+            psutil.wait_procs(family, timeout=10)
+            for child in family:
+                with suppress(psutil.Error):
+                    child.kill()
+            process.wait()
+
+
+def _family(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    with suppress(psutil.Error):
+        root = psutil.Process(process.pid)
+        return [root, *root.children(recursive=True)]
+    return []
+
+
+def _wait(url: str, process: subprocess.Popen[bytes], folder: Path) -> None:
+    """Until it answers. Raises `RuntimeError` with the end of its log if it ends before."""
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline and process.poll() is None:
+        with suppress(httpx.HTTPError):
+            if httpx.get(f"{url}/v1/models", timeout=5, trust_env=False).is_success:
+                return
+        time.sleep(0.2)
+    raise RuntimeError(f"{url} does not answer: {(folder / 'log').read_text(errors='replace')[-3000:]}")
