@@ -45,15 +45,13 @@ Contender = Callable[[], AbstractContextManager[Target]]
 
 
 @contextmanager
-def bare(executor: str | None = "uni", candidate: bool = False) -> Iterator[Target]:
-    """vLLM's own server. `executor`: where the model runs; ours has it in the engine's process (`uni`)."""
+def bare(module: str = "benchmarks.bare", candidate: bool = False) -> Iterator[Target]:
+    """vLLM's own server, with the model in the engine's process as in ours; `module` is what is run."""
     with temporary() as folder:
         port = free_port()
-        command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *flags(engine_arguments())]
+        command = [sys.executable, "-m", module, *flags(engine_arguments())]
         command += ["--model", str(models.seed_folder()), "--served-model-name", "seed"]
         command += ["--host", "127.0.0.1", "--port", str(port), "--disable-uvicorn-access-log"]
-        if executor:
-            command += ["--distributed-executor-backend", executor]
         if candidate:
             command += ["--lora-modules", f"candidate={adapters.write(folder / 'adapter', seed=1)}"]
         with _running(command, folder) as process:
@@ -93,7 +91,7 @@ def fake() -> Iterator[Target]:
 
 CONTENDERS: dict[str, Contender] = {
     "bare": bare,
-    "bare, own process for the model": functools.partial(bare, executor=None),
+    "bare as it is": functools.partial(bare, module="vllm.entrypoints.openai.api_server"),
     "default ingress": default_ingress,
     "ours": ours,
     "ours, fake engine": fake,
@@ -131,15 +129,16 @@ def by_kind(processes: list[psutil.Process]) -> dict[str, list[int]]:
     return found
 
 
+KINDS = {
+    "engine": ("EngineCore", "VLLM::Worker"),  # scheduler and model
+    "ingress": ("haproxy", "ProxyActor", "OpenAiIngress"),  # what stands before the next
+    "server": ("api_server", "benchmarks.bare", "Gateway:", "LLMServer:"),  # speaks OpenAI
+}
+
+
 def kind(title: str) -> str:
-    """`engine`: scheduler and model. `server`: the process that speaks OpenAI. `ingress`: what stands before it."""
-    if "EngineCore" in title or "VLLM::Worker" in title:
-        return "engine"
-    if "haproxy" in title or "ProxyActor" in title or "OpenAiIngress" in title:
-        return "ingress"
-    if "api_server" in title or ("ServeReplica" in title and ("Gateway:" in title or "LLMServer:" in title)):
-        return "server"
-    return "rest"
+    """What a process with this title is for; `rest` for all of Ray and Serve that no request passes through."""
+    return next((kind for kind, marks in KINDS.items() if any(mark in title for mark in marks)), "rest")
 
 
 def _target(made: Cluster, note: str = "") -> Target:

@@ -30,12 +30,19 @@ class FakeEngine:
         self.state = SimpleNamespace(engine_client=SimpleNamespace(errored=False))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            return await self._live(receive, send)
         body = json.loads((await receive())["body"])
         named = {"id": "chatcmpl-fake", "created": int(time.time()), "model": body["model"]}
         if body.get("stream"):
             await self._stream(named, send)
         else:
             await self._whole(named, send)
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        for phase in ("startup", "shutdown"):
+            await receive()
+            await send({"type": f"lifespan.{phase}.complete"})
 
     async def _stream(self, named: dict[str, Any], send: Send) -> None:
         named = {**named, "object": "chat.completion.chunk"}

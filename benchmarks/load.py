@@ -234,7 +234,7 @@ def processor_s(watch: dict[str, list[int]]) -> Counter[str]:
 async def ask_all(job: Job) -> tuple[list[Answer], float, dict[str, float]]:
     """The answers, the seconds that they took, and the processor seconds."""
     where = urlsplit(job.url)
-    assert where.hostname and where.port
+    host, port = where.hostname or "127.0.0.1", where.port or 80
     head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: {where.netloc}\r\ncontent-type: application/json\r\n"
     head += f"authorization: Bearer {job.key}\r\n" if job.key else ""
     asking: Iterator[bytes] = itertools.islice(bodies(job), job.requests)
@@ -247,7 +247,7 @@ async def ask_all(job: Job) -> tuple[list[Answer], float, dict[str, float]]:
         connection: Connection | None = None
         while time.perf_counter() < deadline and (body := next(asking, None)) is not None:
             if connection is None or connection.closed:
-                _, connection = await loop.create_connection(Connection, where.hostname, where.port)
+                _, connection = await loop.create_connection(Connection, host, port)
             request = f"{head}content-length: {len(body)}\r\n\r\n".encode() + body
             waiting = connection.ask(request)
             watch = loop.call_later(PATIENCE_S, connection.give_up)

@@ -14,16 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import conclude, load, paired
-from benchmarks.contenders import CANDIDATE_SHARE, CONTENDERS, Target, by_kind
+from benchmarks.contenders import CANDIDATE_SHARE, CONTENDERS, KINDS, Target, by_kind
 from benchmarks.load import Job, Seen
 from cluster.settings import Strict
 
-CHOSEN = ["bare", "default ingress", "ours", "ours, fake engine"]
+CHOSEN = ["bare", "bare as it is", "default ingress", "ours", "ours, fake engine"]
 WAVES = {1: 40, 16: 16, 32: 10}
 """Requests of each caller in one measurement, by how many callers there are: about 5 s each."""
+SPENDERS = (*KINDS, "rest", "client", "elsewhere")
 SLOW = {"default ingress": 4}
 """It gets so many times fewer."""
-KINDS = ("engine", "server", "ingress", "rest")
 
 
 class Measurement(Strict):
@@ -83,14 +83,14 @@ def row(measured: Measurement) -> str:
     return (
         f"{measured.contender:<18} {'stream' if measured.streaming else 'whole':<6} {measured.concurrency:>2} "
         f"{seen.requests_per_s:8.1f} {' '.join(map(milliseconds, times))} {seen.latency_p50_ms:8.1f} {seen.failed:>6}  "
-        + " ".join(f"{cpu.get(kind, 0):6.1f}" for kind in (*KINDS, "client", "elsewhere"))
+        + " ".join(f"{cpu.get(kind, 0):6.1f}" for kind in SPENDERS)
     )
 
 
 def head() -> str:
     return (
         f"{'':<18} {'mode':<6} {'c':>2} {'req/s':>8} {'TTFT50':>7} {'TTFT99':>7} {'gap50':>7} {'gap99':>7} "
-        f"{'whole50':>8} {'failed':>6}  " + " ".join(f"{kind[:6]:>6}" for kind in (*KINDS, "client", "elsewhere"))
+        f"{'whole50':>8} {'failed':>6}  " + " ".join(f"{kind[:6]:>6}" for kind in SPENDERS)
     )
 
 
