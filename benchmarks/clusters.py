@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import os
 import random
-import re
 import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,11 +19,13 @@ import psutil
 import yaml
 
 from cluster import auth, head, ports
+from cluster.auth import Limits
 from cluster.client import Client
 from cluster.head import Head
 from cluster.settings import Settings
 
 ROOT = Path(__file__).parent.parent
+LIMITS = Limits(requests_per_minute=10**6, tokens_per_minute=10**9)  # type: ignore[call-arg]
 OTHERS = ("TRIVIUM_", "RAY_", "OPENAI_", "MLFLOW_", "VLLM_")
 """Variables of a shell that is set up for another cluster begin so."""
 
@@ -44,21 +45,28 @@ class Cluster:
 
     def up(self, *options: str) -> str:
         """`trivium up` without access logs; what it said."""
-        done = self.trivium("up", "--config", str(self._config()), *options)
+        path = self.settings.state / "serve.yaml"
+        if not path.exists():
+            self.configure()
+        done = self.trivium("up", "--config", str(path), *options)
         if done.returncode:
             raise RuntimeError(f"trivium up {' '.join(options)}:\n{done.stdout}\n{done.stderr}")
         return done.stdout
+
+    def configure(self, **changes: dict[str, Any]) -> None:
+        """Before `up`: change applications of the package's Serve config, by their names. None keeps an access log."""
+        config = serve_config()
+        config["logging_config"] = {"enable_access_log": False}
+        config["applications"] = [{**each, **changes.get(each["name"], {})} for each in config["applications"]]
+        (self.settings.state / "serve.yaml").write_text(json.dumps(config))  # JSON is YAML
 
     def client(self) -> Client:
         """For `/admin`, with the owner's key."""
         return Client(self.settings, auth.first_key(self.settings.state))
 
     def key(self) -> str:
-        """A key that may only infer, as a user of the cluster has one."""
-        made = self.trivium("keys", "create", "benchmark", "--scope", "infer")
-        if found := re.search(r"sk-trivium-[\w-]+", made.stdout):
-            return found[0]
-        return auth.Keys(self.settings.state).create("benchmark", ("infer",))
+        """A key that may only infer, with limits that are counted and not reached."""
+        return auth.Keys(self.settings.state).create("benchmark", ("infer",), LIMITS)
 
     def processes(self) -> list[psutil.Process]:
         found = Head.read(self.settings)
@@ -75,29 +83,15 @@ class Cluster:
             f"http://127.0.0.1:{port}" for port, pid in sorted(listening.items()) if pid and "Gateway:" in title(pid)
         ]
 
-    def _config(self) -> Path:
-        path = self.settings.state / "serve.yaml"
-        if not path.exists():
-            configure(path, lambda application: application)
-        return path
+
+def serve_config() -> dict[str, Any]:
+    """The package's own."""
+    return yaml.safe_load((ROOT / "services" / "serve.yaml").read_text())
 
 
-def configure(path: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
-    """Write the package's Serve config without access logs, its application at `/` changed."""
-    config = yaml.safe_load((ROOT / "services" / "serve.yaml").read_text())
-    config["logging_config"] = {"enable_access_log": False}
-    config["applications"] = [
-        change(application) if application["route_prefix"] == "/" else application
-        for application in config["applications"]
-    ]
-    path.write_text(json.dumps(config))  # JSON is YAML
-
-
-def engine_args() -> dict[str, Any]:
-    """What the package's Serve config says of the engine at `/`."""
-    config = yaml.safe_load((ROOT / "services" / "serve.yaml").read_text())
-    (args,) = (application["args"] for application in config["applications"] if application["route_prefix"] == "/")
-    return args
+def args_of(name: str) -> dict[str, Any]:
+    """What the package's Serve config gives an application."""
+    return next(each["args"] for each in serve_config()["applications"] if each["name"] == name)
 
 
 @contextmanager

@@ -17,15 +17,17 @@ import httpx
 import psutil
 
 from benchmarks import adapters
-from benchmarks.clusters import ROOT, Cluster, cluster, configure, engine_args, free_port, plain_environment, temporary
+from benchmarks.clusters import ROOT, Cluster, args_of, cluster, free_port, plain_environment, temporary
 from benchmarks.clusters import title as title_of
 from cluster import models
 from cluster.environment import CHOICES
 
 START_S = 600
 """Longest that a contender may take to start."""
+SETTLE_S, IDLE_CORES = 30.0, 0.25
+"""A contender is measured once it uses less than so much of a core by itself, and after so long all the same."""
 CANDIDATE_SHARE = 0.1
-"""Of the requests, to an adapter: the canary's in ours. Others have none, so the client asks them for it by name."""
+"""Of the requests, to an adapter: the canary's in ours. Bare has none, so the client asks it for as many by name."""
 
 
 @dataclass(frozen=True)
@@ -37,35 +39,39 @@ class Target:
     processes: Callable[[], list[psutil.Process]]
     key: str = ""
     candidate: str | None = None
-    note: str = ""
-    """What a reader should know about how it was set up."""
 
 
 Contender = Callable[[], AbstractContextManager[Target]]
 
 
 @contextmanager
-def bare(module: str = "benchmarks.bare", candidate: bool = False) -> Iterator[Target]:
+def bare(module: str = "benchmarks.bare") -> Iterator[Target]:
     """vLLM's own server, with the model in the engine's process as in ours; `module` is what is run."""
     with temporary() as folder:
         port = free_port()
         command = [sys.executable, "-m", module, *flags(engine_arguments())]
         command += ["--model", str(models.seed_folder()), "--served-model-name", "seed"]
         command += ["--host", "127.0.0.1", "--port", str(port), "--disable-uvicorn-access-log"]
-        if candidate:
-            command += ["--lora-modules", f"candidate={adapters.write(folder / 'adapter', seed=1)}"]
+        command += ["--lora-modules", f"candidate={adapters.write(folder / 'adapter', seed=1)}"]
         with _running(command, folder) as process:
             url = f"http://127.0.0.1:{port}"
             _wait(url, process, folder)
-            yield Target(url, "seed", lambda: _family(process), candidate="candidate" if candidate else None)
+            yield Target(url, "seed", lambda: _family(process), candidate="candidate")
 
 
 @contextmanager
 def default_ingress() -> Iterator[Target]:
-    """Ray Serve LLM as its guide has it (`build_openai_app`)."""
+    """Ray Serve LLM as its guide has it (`build_openai_app`). It takes no local adapter, so it has less to do."""
     with temporary() as folder:
         port = free_port()
-        command = [sys.executable, "-m", "benchmarks.peers", "default-ingress", json.dumps(engine_args()), str(port)]
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.peers",
+            "default-ingress",
+            json.dumps(args_of("assistant")),
+            str(port),
+        ]
         with _running(command, folder) as process:
             url = f"http://127.0.0.1:{port}"
             _wait(url, process, folder)
@@ -74,17 +80,21 @@ def default_ingress() -> Iterator[Target]:
 
 @contextmanager
 def ours() -> Iterator[Target]:
-    """`trivium up`, called with a key that may only infer; log on, and a canary if this version of ours has them."""
+    """`trivium up`, called with a key that has limits and may only infer; log on, a canary on."""
     with cluster() as made:
+        made.configure(rollout={"args": args_of("rollout") | {"shares": [CANDIDATE_SHARE]}})
         made.up()
-        yield _target(made, note="canary on" if start_canary(made) else "no canary: `trivium canary` is not there")
+        version = adapters.register(made.settings, adapters.write(made.settings.state / "adapter", seed=1))
+        with made.client() as client:
+            client.canary("assistant", version.id, "benchmark", share=CANDIDATE_SHARE)
+        yield _target(made)
 
 
 @contextmanager
 def fake() -> Iterator[Target]:
     """Ours around an engine that answers at once: HAProxy, Serve, the gateway and the log, and nothing else."""
     with cluster() as made:
-        configure(made.settings.state / "serve.yaml", lambda app: {**app, "import_path": "benchmarks.fake:build"})
+        made.configure(assistant={"import_path": "benchmarks.fake:build"})
         made.up()
         yield _target(made)
 
@@ -98,16 +108,10 @@ CONTENDERS: dict[str, Contender] = {
 }
 
 
-def start_canary(made: Cluster) -> bool:
-    """Give an adapter a share of the sessions. False where `trivium` cannot."""
-    version = adapters.register(made.settings, adapters.write(made.settings.state / "adapter", seed=1))
-    return made.trivium("canary", version.id).returncode == 0
-
-
 @functools.cache
 def engine_arguments() -> dict[str, Any]:
     """vLLM's arguments as ours gives them; from a process that imports vLLM."""
-    command = [sys.executable, "-m", "benchmarks.peers", "arguments", json.dumps(engine_args())]
+    command = [sys.executable, "-m", "benchmarks.peers", "arguments", json.dumps(args_of("assistant"))]
     said = subprocess.run(command, env=plain_environment(), cwd=ROOT, capture_output=True, text=True, check=True)
     return json.loads(said.stdout.splitlines()[-1])
 
@@ -117,8 +121,29 @@ def flags(arguments: dict[str, Any]) -> list[str]:
     given: list[str] = []
     for name, value in arguments.items():
         flag = name.replace("_", "-")
-        given += [f"--{flag}"] if value is True else [f"--no-{flag}"] if value is False else [f"--{flag}", str(value)]
+        if isinstance(value, bool):
+            given.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            given += [f"--{flag}", json.dumps(value) if isinstance(value, dict) else str(value)]
     return given
+
+
+def settle(processes: list[psutil.Process]) -> None:
+    """Wait until what follows a start is over: imports in the background, a data base that is made."""
+    deadline = time.monotonic() + SETTLE_S
+    while time.monotonic() < deadline:
+        before = _spent_s(processes)
+        time.sleep(1)
+        if _spent_s(processes) - before < IDLE_CORES:
+            return
+
+
+def _spent_s(processes: list[psutil.Process]) -> float:
+    spent = 0.0
+    for process in processes:
+        with suppress(psutil.Error):
+            spent += sum(process.cpu_times()[:2])
+    return spent
 
 
 def by_kind(processes: list[psutil.Process]) -> dict[str, list[int]]:
@@ -141,15 +166,15 @@ def kind(title: str) -> str:
     return next((kind for kind, marks in KINDS.items() if any(mark in title for mark in marks)), "rest")
 
 
-def _target(made: Cluster, note: str = "") -> Target:
-    return Target(made.settings.base_url.removesuffix("/v1"), "assistant", made.processes, key=made.key(), note=note)
+def _target(made: Cluster) -> Target:
+    return Target(made.settings.base_url.removesuffix("/v1"), "assistant", made.processes, key=made.key())
 
 
 @contextmanager
 def _running(command: list[str], folder: Path) -> Iterator[subprocess.Popen[bytes]]:
     from services.serving import ServingSettings, cpu_environment  # imports Ray Serve, which takes a while
 
-    threads = cpu_environment(ServingSettings.model_validate(engine_args()))
+    threads = cpu_environment(ServingSettings.model_validate(args_of("assistant")))
     variables = {**plain_environment(), **CHOICES, **threads, "PYTHONPATH": str(ROOT)}
     with open(folder / "log", "wb") as log:
         process = subprocess.Popen(

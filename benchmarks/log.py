@@ -22,7 +22,7 @@ from typing import Any
 from starlette.types import ASGIApp, Message
 
 from benchmarks import ROUNDS, conclude, quantile
-from benchmarks.clusters import temporary
+from benchmarks.clusters import LIMITS, temporary
 from benchmarks.fake import FakeEngine, VllmAdapters
 from benchmarks.load import Job, bodies
 from cluster import auth
@@ -38,6 +38,7 @@ from services.gateway.desired import Desired
 from services.gateway.edge import Edge
 from services.gateway.forward import HttpForwarder
 from services.gateway.keeper import Keeper, Writer
+from services.gateway.limits import Meter
 from services.gateway.versions import Shelf
 
 REQUESTS = 800
@@ -101,6 +102,7 @@ def gateway(state: Path, writer: Writer) -> ASGIApp:
         adapters=Adapters(VllmAdapters(), most=2),
         forward=HttpForwarder("http://127.0.0.1:9", mint_key),
         keeper=Keeper(writer),
+        meter=Meter("benchmark"),
     )
     return Edge(chain(FakeEngine(), parts), mint_key)
 
@@ -170,7 +172,7 @@ def main() -> None:
     took: dict[tuple[str, int], list[list[float]]] = {}
     fsyncs: list[list[float]] = []
     with temporary() as folder:
-        key = auth.first_key(folder)
+        key = Keys(folder).create("benchmark", ("infer",), LIMITS)
         for round in range(-1, rounds):  # the first does not count
             fsyncs.append(bare_fsync(folder))
             for way in WAYS[round % 3 :] + WAYS[: round % 3]:

@@ -10,6 +10,7 @@ ARGS is an application's `args` in services/serve.yaml, as JSON.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import sys
@@ -31,6 +32,12 @@ def configuration(args: dict[str, Any]) -> LLMConfig:
     return config.model_copy(update={"runtime_env": {"env_vars": cpu_environment(settings)}})
 
 
+def said(config: Any) -> dict[str, Any]:
+    """What a configuration of vLLM's says beyond its defaults."""
+    given = {field.name: (getattr(config, field.name), field.default) for field in dataclasses.fields(config)}
+    return {name: value for name, (value, default) in given.items() if value != default}
+
+
 def serve_default_ingress(args: dict[str, Any], port: int) -> None:
     """On a Ray of its own that ends with this process."""
     import ray
@@ -47,7 +54,7 @@ def serve_default_ingress(args: dict[str, Any], port: int) -> None:
 def main() -> None:
     match sys.argv[1:]:
         case ["arguments", args]:
-            print(json.dumps(configuration(json.loads(args)).engine_kwargs))
+            print(json.dumps(configuration(json.loads(args)).engine_kwargs, default=said))
         case ["default-ingress", args, port]:
             serve_default_ingress(json.loads(args), int(port))
         case _:

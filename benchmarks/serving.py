@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import conclude, load, paired
-from benchmarks.contenders import CANDIDATE_SHARE, CONTENDERS, KINDS, Target, by_kind
+from benchmarks.contenders import CANDIDATE_SHARE, CONTENDERS, KINDS, Target, by_kind, settle
 from benchmarks.load import Job, Seen
 from cluster.settings import Strict
 
@@ -36,7 +36,6 @@ class Measurement(Strict):
     seen: Seen
     cpu_ms: dict[str, float]
     """Processor time of one request, by kind of process; `elsewhere` is what others used meanwhile, on the machine."""
-    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -48,6 +47,7 @@ class Plan:
 
 def measure(name: str, target: Target, round: int, plan: Plan) -> Iterator[Measurement]:
     """Streaming and unary, for each number of callers, after a warm-up of the same kind."""
+    settle(target.processes())
     watch = by_kind(target.processes())
     for streaming in (True, False):
         for concurrency, waves in plan.waves.items():
@@ -68,9 +68,8 @@ def measure(name: str, target: Target, round: int, plan: Plan) -> Iterator[Measu
             seen = load.run(job)
             cpu_ms = {kind: 1000 * seconds / seen.requests for kind, seconds in seen.cpu_s.items()}
             yield Measurement(
-                contender=name, round=round, streaming=streaming, concurrency=concurrency, seen=seen, cpu_ms=cpu_ms,
-                note=target.note,
-            )  # fmt: skip
+                contender=name, round=round, streaming=streaming, concurrency=concurrency, seen=seen, cpu_ms=cpu_ms
+            )
 
 
 def row(measured: Measurement) -> str:
@@ -152,7 +151,7 @@ def main() -> None:
         for name in plan.contenders[turn:] + plan.contenders[:turn]:
             began = time.monotonic()
             with CONTENDERS[name]() as target:
-                print(f"round {round}: {name} answers after {time.monotonic() - began:.0f} s {target.note}", flush=True)
+                print(f"round {round}: {name} answers after {time.monotonic() - began:.0f} s", flush=True)
                 for one in measure(name, target, round, plan):
                     measured.append(one)
                     print(row(one), flush=True)

@@ -64,8 +64,8 @@ def test_medians_of_rounds_add_up_what_failed() -> None:
 
 
 def test_engine_arguments_become_flags() -> None:
-    given = flags({"enforce_eager": True, "enable_prefix_caching": False, "max_loras": 4})
-    assert given == ["--enforce-eager", "--no-enable-prefix-caching", "--max-loras", "4"]
+    given = flags({"enforce_eager": True, "prefix_caching": False, "max_loras": 4, "some_config": {"backend": "x"}})
+    assert given == ["--enforce-eager", "--no-prefix-caching", "--max-loras", "4", "--some-config", '{"backend": "x"}']
 
 
 @pytest.mark.parametrize(
