@@ -23,6 +23,8 @@ from cluster.environment import environment, folder
 from tests.conftest import Cluster
 from tests.waiting import eventually
 
+pytestmark = pytest.mark.ray  # its Serve writes the configuration, which takes as long as the fast tests may
+
 WRITE = """
 import json, sys
 from ray.serve._private.haproxy import BackendConfig, HAProxyApi, HAProxyConfig, ServerConfig, get_haproxy_binary

@@ -79,17 +79,20 @@ def terminal(down: Cluster) -> Iterator[Terminal]:
     os.close(inside)
 
 
+@pytest.mark.ray  # the command in a process of its own: slow beside the fast tests
 def test_elsewhere_than_in_a_terminal_it_shows_one_picture_below_another(down: Cluster) -> None:
     said = down.trivium("status", "--watch", "--refreshes", "2").stdout
     assert said.count("cluster               down") == 2
     assert said.count("assistant@1 champion  0.0 requests/s, p50 250 ms") == 2
 
 
+@pytest.mark.ray  # the command in a process of its own: slow beside the fast tests
 def test_q_ends_it(terminal: Terminal) -> None:
     os.write(terminal.screen, b"xq")
     assert terminal.ended() == 0
 
 
+@pytest.mark.ray  # the command in a process of its own: slow beside the fast tests
 def test_ctrl_c_ends_it(terminal: Terminal) -> None:
     terminal.process.send_signal(signal.SIGINT)
     assert terminal.ended() == 0
