@@ -24,8 +24,7 @@ def control(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     cluster = replace(cluster, variables={**cluster.variables, "PYTHONPATH": str(ROOT)})
     cluster.state.mkdir()
     recipe = folder / "recipe.yaml"
-    # The wheel's tests log requests of 2023, the canaries' of now: a window is counted from the newest.
-    recipe.write_text("curation: {min_rows: 150, replay: {share: 0}}\nwindow: {days: 9999}")
+    recipe.write_text("curation: {min_rows: 150, replay: {share: 0}}")
     wheel = {"name": "wheel", "route_prefix": "/admin/wheel", "import_path": "pipelines.wheel:app"}
     rollout = {"name": "rollout", "route_prefix": "/admin/rollout", "import_path": "services.rollout:app"}
     config = {

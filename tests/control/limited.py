@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from typing import Any
 
 from ray import serve
@@ -84,7 +85,8 @@ class Limited:
         async def signed(scope: Scope, receive: Receive, send: Send) -> None:
             async def sign(message: Message) -> None:
                 if message["type"] == "http.response.start":
-                    message = {**message, "headers": [*message["headers"], (b"x-replica", replica.encode())]}
+                    who = [(b"x-replica", replica.encode()), (b"x-process", str(os.getpid()).encode())]
+                    message = {**message, "headers": [*message["headers"], *who]}
                 await send(message)
 
             await app(scope, receive, sign)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from cluster.client import Client
+from cluster.records import Entry
 from pipelines.steps import runs
 from tests.conftest import Cluster
 from tests.pipelines.logs import corrected, write
@@ -19,6 +21,12 @@ from tests.waiting import eventually
 pytestmark = pytest.mark.ray
 
 PATIENCE_S = 300
+
+
+def now(entries: list[Entry]) -> list[Entry]:
+    """The same entries, logged this moment: a cycle counts as fresh what came after the newest that it has seen."""
+    begun = time.time()
+    return [entry.model_copy(update={"time": begun + at / 1000}) for at, entry in enumerate(entries)]
 
 
 def look(cluster: Cluster) -> dict[str, Any] | None:
@@ -35,7 +43,7 @@ def until(cluster: Cluster, wanted: Callable[[dict[str, Any]], bool]) -> dict[st
 
 
 def test_switched_off_it_counts_but_starts_nothing(control: Cluster) -> None:
-    write(control.state, corrected(60))
+    write(control.state, now(corrected(60)))
     seen = until(control, lambda seen: seen["fresh"] == 60)
     assert (seen["on"], seen["reason"], seen["run"], seen["job"]) == (False, "switched off", None, None)
 
@@ -57,7 +65,7 @@ def test_switched_on_it_starts_one_cycle_and_adopts_it_after_its_own_death(contr
 
 def test_a_failed_cycle_is_tried_again_after_a_pause_and_goes_on(control: Cluster) -> None:
     # Training asks the deployment where the weights of the base are, and no engine serves it here.
-    write(control.state, corrected(300, first=1000))
+    write(control.state, now(corrected(300, first=1000)))
     until(control, lambda seen: seen["run"]["state"] == "failed")
     until(control, lambda seen: seen["run"]["attempts"] >= 2 and seen["run"]["state"] == "failed")
     control.trivium("wheel", "off")
@@ -68,7 +76,7 @@ def test_a_failed_cycle_is_tried_again_after_a_pause_and_goes_on(control: Cluste
 
 def test_a_cycle_by_hand_is_a_job_too_and_says_how_it_ended(control: Cluster, tmp_path: Path) -> None:
     recipe = tmp_path / "mine.yaml"
-    recipe.write_text("curation: {min_rows: 9999}\nwindow: {days: 9999}")
+    recipe.write_text("curation: {min_rows: 9999}")
     said = control.trivium("cycle", "--recipe", str(recipe))
     assert "nothing to decide: only " in said.stdout.splitlines()[-1]
     assert runs(control.state)[-1].job is not None
