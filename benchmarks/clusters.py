@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import signal
 import socket
 import subprocess
 import sys
@@ -103,7 +104,8 @@ def temporary() -> Iterator[Path]:
 
 @contextmanager
 def cluster() -> Iterator[Cluster]:
-    """Not started yet; ended and removed afterwards."""
+    """Not started yet; ended and removed afterwards, also where the benchmark is ended."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     with temporary() as folder:
         made = _on_free_ports(folder)
         try:

@@ -25,6 +25,9 @@ CHOICES = {
     "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "10",  # a replica that leaves is still there for late requests
     "RAY_gcs_rpc_server_reconnect_timeout_s": "3600",  # Ray's processes end when their GCS is away for longer (60)
+    "RAY_worker_niceness": "0",  # 15 by default: engines would give way to everything (`cluster/priority.py`)
+    # Serve's controller looks over everything so often; at its 0.1 s it takes 4 % of a core while nothing happens.
+    "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",
     "RAY_USAGE_STATS_ENABLED": "0",
     "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
     "VLLM_NO_USAGE_STATS": "1",

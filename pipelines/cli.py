@@ -29,8 +29,10 @@ def cycle(recipe: str, here: bool) -> None:
         import os
 
         from cluster.environment import environment
+        from cluster.priority import give_way
 
         os.environ.update(environment(settings))  # before Ray is imported
+        give_way()
         from pipelines.cycle import turn
 
         turn(settings, recipe, inside())

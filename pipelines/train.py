@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.client import Client
+from cluster.priority import give_way
 from cluster.records import Frozen, Lineage, Version
 from cluster.registry import Registry
 from cluster.settings import Settings
@@ -157,6 +158,7 @@ def allocator() -> dict[str, str]:
 def _loop(config: dict[str, Any]) -> dict[str, Any]:
     from pipelines import trainer
 
+    give_way()
     try:
         outcome = trainer.fit(Job.model_validate(config))
     except ValueError as error:

@@ -23,6 +23,7 @@ from cluster import durable, telemetry
 from cluster.admin import admin_api
 from cluster.decisions import Rollout, fold, read
 from cluster.log import Log, LogSettings
+from cluster.priority import give_way
 from cluster.settings import Settings, Strict
 from pipelines.freshness import Fresh, fresh
 from pipelines.job import Jobs
@@ -57,7 +58,7 @@ class WheelSettings(Strict):
     retry_s: float = Field(default=30, gt=0)
     """Pause after a failed cycle; doubles with every further failure, up to an hour."""
     look_every_s: float = Field(default=2, gt=0)
-    compact_every_s: float = Field(default=10, gt=0)
+    compact_every_s: float = Field(default=30, gt=0)
     """Longest that an entry waits outside the table while more come in."""
 
 
@@ -219,6 +220,7 @@ class Wheel:
             return False
 
     def _turn(self) -> None:
+        give_way()
         while True:
             try:
                 self._look()

@@ -33,6 +33,7 @@ from cluster import durable, telemetry
 from cluster.admin import Unavailable, admin_api
 from cluster.decisions import Alias, Rollout, fold, path, read, seal
 from cluster.log import Log, LogSettings
+from cluster.priority import give_way
 from cluster.records import Decision, Evidence, Verdict
 from cluster.registry import Registry, check_name
 from cluster.settings import Settings, Strict
@@ -290,6 +291,7 @@ class Rollouts:
         return took_s
 
     def _mirror(self) -> None:
+        give_way()
         while True:
             self._news.wait(MIRROR_S)
             self._news.clear()

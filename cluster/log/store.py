@@ -48,6 +48,7 @@ class Log:
         self.folder = Path(folder)
         self.settings = settings or LogSettings()
         self._files = files or OsFiles()
+        self._table: Table | None = None
 
     @property
     def table_uri(self) -> str:
@@ -98,7 +99,9 @@ class Log:
 
     def table(self) -> Table:
         """The table, for those who need more of it than `read`."""
-        # deltalake and pyarrow take 0.4 s to import: a process that only writes does without.
-        from cluster.log.table import Table
+        if self._table is None:
+            # deltalake and pyarrow take 0.4 s to import: a process that only writes does without.
+            from cluster.log.table import Table
 
-        return Table(self.folder, self.settings, self._files)
+            self._table = Table(self.folder, self.settings, self._files)
+        return self._table

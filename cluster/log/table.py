@@ -127,7 +127,10 @@ class Batch:
 
 
 class Table:
-    """`log/table`, and how segments get into it. Cheap to make; holds nothing open."""
+    """`log/table`, and how segments get into it. Cheap to make; holds no file open.
+
+    It remembers the version that it opened last, and its counts: those who look often look at the same one mostly.
+    """
 
     def __init__(self, folder: Path, settings: LogSettings, files: OsFiles) -> None:
         self._folder = folder
@@ -137,6 +140,8 @@ class Table:
         self._mark = self._path / "_mark.json"
         self._settings = settings
         self._files = files
+        self._opened: DeltaTable | None = None
+        self._counted: tuple[int, tuple[int, int]] | None = None
 
     # Reading
 
@@ -182,8 +187,10 @@ class Table:
         """Rows, and how many of them are feedback."""
         if version is None:
             return 0, 0
-        data = self._dataset(self._open(version))
-        return data.count_rows(), data.count_rows(filter=ds.field("kind") == "feedback")
+        if self._counted is None or self._counted[0] != version:
+            data = self._dataset(self._open(version))
+            self._counted = version, (data.count_rows(), data.count_rows(filter=ds.field("kind") == "feedback"))
+        return self._counted[1]
 
     # Compacting
 
@@ -381,7 +388,10 @@ class Table:
         return sorted(int(path.stem) for path in self._log.glob("*.json") if path.stem.isdigit())
 
     def _open(self, version: int) -> DeltaTable:
-        return DeltaTable(str(self._path), version=version)
+        opened = self._opened
+        if opened is None or opened.version() != version:
+            self._opened = opened = DeltaTable(str(self._path), version=version)
+        return opened
 
     def _done(self, table: DeltaTable, found: list[Segment]) -> dict[str, int]:
         """Last frame in the table, by segment."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import re
 from typing import Any
+
+import msgspec
 
 from cluster.records import Message
 from services.gateway import dialogue
@@ -56,7 +57,7 @@ class Transcript:
         payload = event[start + 6 :].strip()
         if not (start or event.startswith(b"data: ")) or payload == b"[DONE]":
             return
-        data = json.loads(payload)
+        data = msgspec.json.decode(payload)  # every token passes here, and `json` takes four times as long
         if error := data.get("error"):
             self.error = str(error.get("message", error)) if isinstance(error, dict) else str(error)
         else:
