@@ -39,6 +39,8 @@ class Target:
     processes: Callable[[], list[psutil.Process]]
     key: str = ""
     candidate: str | None = None
+    base: str = ""
+    """What to ask for where no adapter shall answer; empty where none ever does."""
 
 
 Contender = Callable[[], AbstractContextManager[Target]]
@@ -56,7 +58,7 @@ def bare(module: str = "benchmarks.bare") -> Iterator[Target]:
         with _running(command, folder) as process:
             url = f"http://127.0.0.1:{port}"
             _wait(url, process, folder)
-            yield Target(url, "seed", lambda: _family(process), candidate="candidate")
+            yield Target(url, "seed", lambda: _family(process), candidate="candidate", base="seed")
 
 
 @contextmanager
@@ -87,7 +89,7 @@ def ours() -> Iterator[Target]:
         version = adapters.register(made.settings, adapters.write(made.settings.state / "adapter", seed=1))
         with made.client() as client:
             client.canary("assistant", version.id, "benchmark", share=CANDIDATE_SHARE)
-        yield _target(made)
+        yield _target(made, base="assistant@0")
 
 
 @contextmanager
@@ -166,8 +168,8 @@ def kind(title: str) -> str:
     return next((kind for kind, marks in KINDS.items() if any(mark in title for mark in marks)), "rest")
 
 
-def _target(made: Cluster) -> Target:
-    return Target(made.settings.base_url.removesuffix("/v1"), "assistant", made.processes, key=made.key())
+def _target(made: Cluster, base: str = "") -> Target:
+    return Target(made.settings.base_url.removesuffix("/v1"), "assistant", made.processes, key=made.key(), base=base)
 
 
 @contextmanager

@@ -1,17 +1,22 @@
 """`make bench NAME=serving`: what the whole path costs, beside bare vLLM and beside Ray Serve LLM's default ingress.
 
-Contenders are started and ended in turn, every round all of them, because one that idles takes processor time from the
-others: two engines and two Rays share these cores. What the figures mean: benchmarks/README.md.
+All contenders are there all the time, and all but one are stopped (SIGSTOP): one that idles would take processor time
+from the others. So they take turns within seconds, and a shared machine's bad minutes meet all of them. What figures
+mean: benchmarks/README.md.
 """
 
 from __future__ import annotations
 
 import argparse
+import signal
 import statistics
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Literal, get_args
+
+import psutil
 
 from benchmarks import conclude, load, paired
 from benchmarks.contenders import CANDIDATE_SHARE, CONTENDERS, KINDS, Target, by_kind, settle
@@ -22,8 +27,13 @@ CHOSEN = ["bare", "bare as it is", "default ingress", "ours", "ours, fake engine
 WAVES = {1: 40, 16: 16, 32: 10}
 """Requests of each caller in one measurement, by how many callers there are: about 5 s each."""
 SPENDERS = (*KINDS, "rest", "client", "elsewhere")
+AWAKE_S = 1.0
+"""What was due while a contender was stopped is done then."""
 SLOW = {"default ingress": 4}
 """It gets so many times fewer."""
+
+Mode = Literal["stream", "whole", "base"]
+"""Streams or answers in one piece, a share of both with an adapter; or streams of the base alone."""
 
 
 class Measurement(Strict):
@@ -31,45 +41,57 @@ class Measurement(Strict):
 
     contender: str
     round: int
-    streaming: bool
+    mode: Mode
     concurrency: int
     seen: Seen
     cpu_ms: dict[str, float]
     """Processor time of one request, by kind of process; `elsewhere` is what others used meanwhile, on the machine."""
 
 
-@dataclass(frozen=True)
-class Plan:
-    rounds: int
-    contenders: list[str]
-    waves: dict[int, int]
+@contextmanager
+def awake(target: Target) -> Iterator[None]:
+    """The target's processes run within the block; outside of it they are stopped."""
+    _signal(target, signal.SIGCONT)
+    try:
+        time.sleep(AWAKE_S)
+        yield
+    finally:
+        _signal(target, signal.SIGSTOP)
 
 
-def measure(name: str, target: Target, round: int, plan: Plan) -> Iterator[Measurement]:
-    """Streaming and unary, for each number of callers, after a warm-up of the same kind."""
-    settle(target.processes())
-    watch = by_kind(target.processes())
-    for streaming in (True, False):
-        for concurrency, waves in plan.waves.items():
-            mode = "stream" if streaming else "whole"
-            job = Job(
-                url=target.url,
-                model=target.model,
-                key=target.key,
-                streaming=streaming,
-                concurrency=concurrency,
-                requests=concurrency * max(2, waves // SLOW.get(name, 1)),
-                seed=f"{round} {mode} {concurrency}",
-                candidate=target.candidate,
-                candidate_share=CANDIDATE_SHARE if target.candidate else 0,
-                watch=watch,
-            )
-            load.run(job.model_copy(update={"requests": 2 * concurrency, "seed": f"warm {job.seed}"}))
-            seen = load.run(job)
-            cpu_ms = {kind: 1000 * seconds / seen.requests for kind, seconds in seen.cpu_s.items()}
-            yield Measurement(
-                contender=name, round=round, streaming=streaming, concurrency=concurrency, seen=seen, cpu_ms=cpu_ms
-            )
+def _signal(target: Target, number: signal.Signals) -> None:
+    for process in target.processes():
+        with suppress(psutil.NoSuchProcess):
+            process.send_signal(number)
+
+
+def ways(targets: dict[str, Target]) -> Iterator[tuple[Mode, int, list[str]]]:
+    """What is measured in a round: how is asked, by how many callers at once, and whom it can be asked."""
+    for mode in get_args(Mode):
+        for concurrency in WAVES:
+            # Without a base to name, all streams are of the base alone.
+            yield mode, concurrency, [name for name, target in targets.items() if target.base or mode != "base"]
+
+
+def measure(name: str, target: Target, round: int, mode: Mode, concurrency: int, waves: int) -> Measurement:
+    """One way to ask one contender, after a warm-up of the same kind."""
+    candidate = target.candidate if mode != "base" else None
+    job = Job(
+        url=target.url,
+        model=target.base if mode == "base" else target.model,
+        key=target.key,
+        streaming=mode != "whole",
+        concurrency=concurrency,
+        requests=concurrency * max(2, waves // SLOW.get(name, 1)),
+        seed=f"{round} {mode} {concurrency}",
+        candidate=candidate,
+        candidate_share=CANDIDATE_SHARE if candidate else 0,
+        watch=by_kind(target.processes()),
+    )
+    load.run(job.model_copy(update={"requests": 2 * concurrency, "seed": f"warm {job.seed}"}))
+    seen = load.run(job)
+    cpu_ms = {kind: 1000 * seconds / seen.requests for kind, seconds in seen.cpu_s.items()}
+    return Measurement(contender=name, round=round, mode=mode, concurrency=concurrency, seen=seen, cpu_ms=cpu_ms)
 
 
 def row(measured: Measurement) -> str:
@@ -80,7 +102,7 @@ def row(measured: Measurement) -> str:
 
     times = (seen.ttft_p50_ms, seen.ttft_p99_ms, seen.inter_token_p50_ms, seen.inter_token_p99_ms)
     return (
-        f"{measured.contender:<18} {'stream' if measured.streaming else 'whole':<6} {measured.concurrency:>2} "
+        f"{measured.contender:<18} {measured.mode:<6} {measured.concurrency:>2} "
         f"{seen.requests_per_s:8.1f} {' '.join(map(milliseconds, times))} {seen.latency_p50_ms:8.1f} {seen.failed:>6}  "
         + " ".join(f"{cpu.get(kind, 0):6.1f}" for kind in SPENDERS)
     )
@@ -93,17 +115,17 @@ def head() -> str:
     )
 
 
-def of_rounds(measured: list[Measurement], contender: str, streaming: bool, concurrency: int) -> dict[int, Measurement]:
+def of_rounds(measured: list[Measurement], contender: str, mode: Mode, concurrency: int) -> dict[int, Measurement]:
     """One way to ask one contender, by round."""
-    asked = (contender, streaming, concurrency)
-    return {m.round: m for m in measured if (m.contender, m.streaming, m.concurrency) == asked}
+    asked = (contender, mode, concurrency)
+    return {m.round: m for m in measured if (m.contender, m.mode, m.concurrency) == asked}
 
 
 def ratio(
-    measured: list[Measurement], ours: str, peer: str, concurrency: int, streaming: bool = True, ttft: bool = False
+    measured: list[Measurement], ours: str, peer: str, concurrency: int, mode: Mode = "stream", ttft: bool = False
 ) -> float | None:
     """Median over rounds of ours / peer, of throughput or of TTFT p50. None where one of them was not measured."""
-    mine, theirs = (of_rounds(measured, contender, streaming, concurrency) for contender in (ours, peer))
+    mine, theirs = (of_rounds(measured, contender, mode, concurrency) for contender in (ours, peer))
     both = sorted(mine.keys() & theirs.keys())
     if not both:
         return None
@@ -116,7 +138,7 @@ def ratio(
 
 def medians(measured: list[Measurement]) -> Iterator[Measurement]:
     """One measurement for each way to ask: the median of every figure."""
-    ways = dict.fromkeys((m.contender, m.streaming, m.concurrency) for m in measured)
+    ways = dict.fromkeys((m.contender, m.mode, m.concurrency) for m in measured)
     for way in ways:
         rounds = list(of_rounds(measured, *way).values())
         figures = [one.seen.model_dump() for one in rounds]
@@ -139,20 +161,27 @@ def main() -> None:
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=CHOSEN)
     parser.add_argument("--results", type=Path, help="keep every measurement in FILE, and count those it has already")
     given = parser.parse_args()
-    waves = {callers: max(3, waves // 4) for callers, waves in WAVES.items()} if given.quick else WAVES
-    plan = Plan(1 if given.quick else given.rounds, given.contenders, waves)
+    rounds, waves = (1, {each: max(3, n // 4) for each, n in WAVES.items()}) if given.quick else (given.rounds, WAVES)
 
     lines = given.results.read_text().splitlines() if given.results and given.results.exists() else []
     measured = [Measurement.model_validate_json(line) for line in lines]
     first = 1 + max((m.round for m in measured), default=-1)
-    print(head(), flush=True)
-    for round in range(first, first + plan.rounds):
-        turn = round % len(plan.contenders)  # nobody is always the first one after the others
-        for name in plan.contenders[turn:] + plan.contenders[:turn]:
+    with ExitStack() as running:
+        targets: dict[str, Target] = {}
+        for name in given.contenders:
             began = time.monotonic()
-            with CONTENDERS[name]() as target:
-                print(f"round {round}: {name} answers after {time.monotonic() - began:.0f} s", flush=True)
-                for one in measure(name, target, round, plan):
+            targets[name] = target = running.enter_context(CONTENDERS[name]())
+            running.callback(_signal, target, signal.SIGCONT)  # before it is ended
+            print(f"{name} answers after {time.monotonic() - began:.0f} s", flush=True)
+            settle(target.processes())
+            _signal(target, signal.SIGSTOP)
+        print(head(), flush=True)
+        for round in range(first, first + rounds):
+            for mode, concurrency, names in ways(targets):
+                turn = round % len(names)  # nobody is always the first one after the others
+                for name in names[turn:] + names[:turn]:
+                    with awake(targets[name]):
+                        one = measure(name, targets[name], round, mode, concurrency, waves[concurrency])
                     measured.append(one)
                     print(row(one), flush=True)
                     for failure in one.seen.failures:
@@ -170,15 +199,18 @@ def report(measured: list[Measurement]) -> None:
         print(row(one))
     print("\nours / peer, throughput, median of paired ratios")
     for peer in dict.fromkeys(m.contender for m in measured if not m.contender.startswith("ours")):
-        for streaming in (True, False):
+        for mode in get_args(Mode):
             for concurrency in WAVES:
-                if (found := ratio(measured, "ours", peer, concurrency, streaming)) is not None:
-                    print(f"  {peer:<34} {'stream' if streaming else 'whole':<6} c{concurrency:<3} {found:6.3f}")
+                if (found := ratio(measured, "ours", peer, concurrency, mode)) is not None:
+                    print(f"  {peer:<34} {mode:<6} c{concurrency:<3} {found:6.3f}")
     conclude(
         runs=len({m.round for m in measured}),
         throughput_vs_bare_c16=ratio(measured, "ours", "bare", 16),
         throughput_vs_bare_c32=ratio(measured, "ours", "bare", 32),
         ttft_p50_vs_bare_c1=ratio(measured, "ours", "bare", 1, ttft=True),
+        base_throughput_vs_bare_c16=ratio(measured, "ours", "bare", 16, "base"),
+        base_throughput_vs_bare_c32=ratio(measured, "ours", "bare", 32, "base"),
+        base_ttft_p50_vs_bare_c1=ratio(measured, "ours", "bare", 1, "base", ttft=True),
         throughput_vs_default_c16=ratio(measured, "ours", "default ingress", 16),
     )
 

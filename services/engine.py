@@ -19,9 +19,11 @@ from vllm.entrypoints.serve.lora.protocol import LoadLoRAAdapterRequest, UnloadL
 from vllm.tool_parsers import ToolParserManager
 from vllm.tool_parsers.abstract_tool_parser import ToolParser
 from vllm.tool_parsers.tool_strict_level import ToolStrictLevel
+from vllm.v1.engine import utils as engine_processes
 from xgrammar.structural_tag import JSONSchemaFormat
 
 from cluster import models
+from services import prefork
 from services.gateway.versions import Shelf
 
 if TYPE_CHECKING:
@@ -110,6 +112,7 @@ class OneProcessEngine(VLLMEngine):
         engine, frontend, config = super()._prepare_engine_config(callback_ctx)
         if config.parallel_config.world_size == 1:
             config.parallel_config.distributed_executor_backend = "uni"
+            engine_processes.get_mp_context = prefork.Context  # type: ignore[assignment]
         return engine, frontend, config
 
 

@@ -26,6 +26,7 @@ from cluster.auth import Keys
 from cluster.decisions import Alias
 from cluster.log import Log, LogSettings
 from cluster.settings import Settings, Strict, explain
+from services import prefork
 from services.gateway.adapters import Adapters
 from services.gateway.bounds import Bounds
 from services.gateway.chain import Parts, chain, prove_closed
@@ -42,6 +43,9 @@ logger = logging.getLogger("ray.serve")
 
 NEEDED = ("TRIVIUM_STATE", "RAY_SERVE_ENABLE_HA_PROXY", CALLBACK[0])
 """Without these variables the cluster would serve, but not through our chain: nothing is served instead."""
+LATE_S = 15
+"""A replica that leaves takes late requests for 10 s (`RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S`), and then
+finishes them too."""
 
 
 class ServingSettings(Strict):
@@ -57,6 +61,7 @@ class ServingSettings(Strict):
     route: str = "/"
     """The application's `route_prefix`: gateways of other bases forward to it."""
     replicas: int = Field(1, ge=1)
+    """How many, unless the config's `deployments` say it or let Serve scale them."""
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     """`auto`: GPU where the cluster has one."""
     threads: int = Field(0, ge=0)
@@ -126,8 +131,8 @@ def build(args: dict[str, Any]) -> Application:
         num_replicas=settings.replicas,
         max_ongoing_requests=10**9,  # the chain bounds them, with an answer that says so
         health_check_period_s=1,
-        health_check_timeout_s=30,
-        graceful_shutdown_timeout_s=settings.longest_stream_s,
+        health_check_timeout_s=10,  # three in a row that are not answered, and Serve ends the replica
+        graceful_shutdown_timeout_s=settings.longest_stream_s + LATE_S,
         graceful_shutdown_wait_loop_s=0.5,
         **_place(settings, str(source), gpu),
     )
@@ -156,10 +161,12 @@ def _place(settings: ServingSettings, source: str, gpu: bool) -> dict[str, Any]:
         from services import engine
 
         return engine.placement(settings, source)
-    # What Ray Serve LLM asks for on CPUs, without the import of vLLM that asking it costs.
+    # Ray Serve LLM would ask for one more, for a worker process that we do not have; asking it imports vLLM.
     devices = settings.engine.get("tensor_parallel_size", 1) * settings.engine.get("pipeline_parallel_size", 1)
     return {
-        "placement_group_bundles": [{"CPU": 2}, *({"CPU": 1} for _ in range(devices - 1))],
+        # An update starts a new replica before it ends an old one. Of GPUs there are seldom enough for that.
+        "max_surge_percent": 25,
+        "placement_group_bundles": [{"CPU": 1 if devices == 1 else 2}, *({"CPU": 1} for _ in range(devices - 1))],
         "placement_group_strategy": "PACK",
         "ray_actor_options": {"num_cpus": 1, "runtime_env": {"env_vars": cpu_environment(settings)}},
     }
@@ -181,6 +188,10 @@ class Gateway:
     async def __init__(  # type: ignore[misc]  # Serve awaits it
         self, settings: dict[str, Any], source: str, gpu: bool
     ) -> None:
+        import services.lean  # noqa: F401  # before vLLM
+
+        if not gpu:
+            prefork.begin()
         from services import engine
 
         self._settings = ServingSettings.model_validate(settings)

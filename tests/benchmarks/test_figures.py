@@ -44,7 +44,7 @@ def measurement(contender: str, round: int, requests_per_s: float, ttft_ms: floa
         ttft_p50_ms=ttft_ms,
     )  # fmt: skip
     return Measurement(
-        contender=contender, round=round, streaming=True, concurrency=16, seen=seen, cpu_ms={"engine": float(round)}
+        contender=contender, round=round, mode="stream", concurrency=16, seen=seen, cpu_ms={"engine": float(round)}
     )
 
 

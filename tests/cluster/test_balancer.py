@@ -33,12 +33,15 @@ from ray.serve.config import HTTPOptions
 port, wanted = json.loads(sys.argv[1])
 for file, servers in wanted.items():
     config = HAProxyConfig(http_options=HTTPOptions(host="127.0.0.1", port=port), is_head=True)
-    made = [ServerConfig(f"replica-{number}", "127.0.0.1", number) for number in servers]
-    api = HAProxyApi(config, {"app": BackendConfig("app", "/", app_name="app", servers=made)}, file)
-    api._generate_config_file_internal()
+    made = [ServerConfig(f"replica-{number}", "127.0.0.1", number) for number in servers or []]
+    apps = {} if servers is None else {"app": BackendConfig("app", "/", app_name="app", servers=made)}
+    HAProxyApi(config, apps, file)._generate_config_file_internal()
 print(get_haproxy_binary())
 """
 """What Serve's HAProxyManager does. Ray reads the environment when it is imported: in a process of its own."""
+
+UNTOLD = -1
+"""Serve has not told HAProxy yet which applications there are."""
 
 SESSIONS = [f"session-{number}" for number in range(200)]
 
@@ -73,19 +76,20 @@ class Balancer:
             threading.Thread(target=server.serve_forever, daemon=True).start()
         self._ports = [server.server_port for server in self._servers]
         self._process: subprocess.Popen[bytes] | None = None
-        variables = {**os.environ, **environment(self._settings)}
-        self.files = {count: folder(self._settings) / f"{count}.cfg" for count in (0, 3, 4)}
-        wanted = [self._settings.http_port, {str(file): self._ports[:count] for count, file in self.files.items()}]
-        command = [sys.executable, "-c", WRITE, json.dumps(wanted)]
-        said = subprocess.run(command, env=variables, check=True, capture_output=True, text=True).stdout
+        self._variables = {**os.environ, **environment(self._settings)}
+        self.files = {count: folder(self._settings) / f"{count}.cfg" for count in (UNTOLD, 0, 3, 4)}
+        wanted = {str(file): None if count == UNTOLD else self._ports[:count] for count, file in self.files.items()}
+        command = [sys.executable, "-c", WRITE, json.dumps([self._settings.http_port, wanted])]
+        said = subprocess.run(command, env=self._variables, check=True, capture_output=True, text=True).stdout
         self._binary = said.split()[-1]
 
     def start(self, servers: int) -> list[str]:
         """Start it, or start it again, before so many of them. Returns what they will say."""
         self._end_process()
-        self._process = subprocess.Popen([self._binary, "-f", self.files[servers]], stderr=subprocess.DEVNULL)
+        command = [self._binary, "-db", "-f", self.files[servers]]
+        self._process = subprocess.Popen(command, env=self._variables, stderr=subprocess.DEVNULL)
         eventually(lambda: ports.busy(self._settings.http_port), 30, "HAProxy listens")
-        return [str(port) for port in self._ports[:servers]]
+        return [str(port) for port in self._ports[: max(0, servers)]]
 
     def ask(self, session: str | None = None, path: str = "/") -> tuple[int, dict[str, str], str]:
         """Status, headers and body of an answer, over a connection of its own."""
@@ -137,11 +141,11 @@ def test_a_replica_that_comes_or_goes_moves_its_share_of_the_sessions_only(balan
 
 
 def test_what_haproxy_says_by_itself_is_in_openais_words(balancer: Balancer) -> None:
-    balancer.start(0)
-    nobody = balancer.ask()
-    balancer.start(3)
-    gone = balancer.ask(path="/die")
-    for (status, headers, body), code in ((nobody, "unavailable"), (gone, "replica_lost")):
+    answers = []
+    for servers, path in ((UNTOLD, "/"), (0, "/"), (3, "/die")):
+        balancer.start(servers)
+        answers.append(balancer.ask(path=path))
+    for (status, headers, body), code in zip(answers, ["unavailable", "unavailable", "replica_lost"], strict=True):
         assert (status, headers["retry-after"]) == (503 if code == "unavailable" else 502, "1")
         said = json.loads(body)["error"]
         assert set(said) == {"message", "type", "param", "code"}

@@ -44,6 +44,16 @@ def test_nothing_given_leaves_the_applications_as_they_are() -> None:
     assert config["applications"] == CONFIG["applications"]
 
 
+def test_a_number_of_replicas_takes_the_place_of_scaling() -> None:
+    scaled = {"name": "Gateway:seed", "max_ongoing_requests": 9, "autoscaling_config": {"max_replicas": 4}}
+    config = {**CONFIG, "applications": [{**CONFIG["applications"][0], "deployments": [scaled]}]}
+    (kept,) = deploy.override(config, "127.0.0.1", 8000, model="other", replicas=None)["applications"]
+    assert kept["deployments"] == [scaled]
+    (changed,) = deploy.override(config, "127.0.0.1", 8000, model=None, replicas=2)["applications"]
+    assert changed["args"]["replicas"] == 2
+    assert changed["deployments"] == [{"name": "Gateway:seed", "max_ongoing_requests": 9}]
+
+
 def test_applications_of_others_stay() -> None:
     theirs = {"name": "theirs", "import_path": "their:app"}
     found = details(
@@ -91,6 +101,17 @@ def test_progress_says_where_a_deployment_stands_and_what_its_trouble_is() -> No
         "a/Gateway: 1 of 2 replicas run (because of this)"
     ]
     assert list(deploy.progress(details(a=application("NOT_STARTED")), {"a"})) == ["a: not started"]
+    smaller = deployment("DOWNSCALING", "", ("RUNNING", "RUNNING", "STOPPING"))
+    assert list(deploy.progress(details(a=application("DEPLOYING", {"Gateway": smaller})), {"a"})) == [
+        "a/Gateway: 2 of 3 replicas run, 1 finishing"
+    ]
+
+
+def test_a_replica_that_leaves_will_make_room() -> None:
+    assert deploy.leaving(details(a=application("RUNNING", {"Gateway": deployment(states=("RUNNING", "STOPPING"))})))
+    assert not deploy.leaving(
+        details(a=application("RUNNING", {"Gateway": deployment(states=("RUNNING", "STARTING"))}))
+    )
 
 
 def test_broken_configuration_file_is_one_sentence(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from openai import DefaultHttpxClient, OpenAI, OpenAIError
+import psutil
+from openai import APIError, APIStatusError, DefaultHttpxClient, OpenAI
 
 from tests.conftest import Cluster
 from tests.waiting import eventually
@@ -74,6 +75,10 @@ class Heard:
     text: str | None = None
     """None: the answer never came in full."""
     error: str | None = None
+    status: int | None = None
+    """Of an error that came as an answer; None if the connection was refused or broke."""
+    worded: bool = False
+    """The error is in OpenAI's form."""
 
 
 @dataclass
@@ -83,6 +88,10 @@ class Load:
     cluster: Cluster
     model: str = "assistant"
     users: int = 4
+    text: str | None = None
+    """What all of them say; default: something new each time."""
+    sessions: bool = False
+    """Half of them name their session."""
     heard: list[Heard] = field(default_factory=list)
     _enough: threading.Event = field(default_factory=threading.Event)
     _threads: list[threading.Thread] = field(default_factory=list)
@@ -110,26 +119,37 @@ class Load:
         """Answers to requests that were sent after `moment`."""
         return [heard for heard in self.heard if heard.begun > moment]
 
+    def errors_s(self, since: float) -> float:
+        """How long after `since` the last request failed that was sent after it; 0 if none did."""
+        return max((heard.ended - since for heard in self.after(since) if heard.error), default=0)
+
+    @property
+    def strange(self) -> list[str]:
+        """Errors that came as an answer, but not in OpenAI's form."""
+        return [f"{heard.status} {heard.error}" for heard in self.heard if heard.status and not heard.worded]
+
     def _ask(self, user: int) -> None:
+        session = f"user-{user}" if self.sessions and user % 4 < 2 else None
         with client(self.cluster) as api:
             number = 0
             while not self._enough.is_set():
                 number += 1
-                begun = time.monotonic()
-                heard = one_answer(api, self.model, f"user {user} says {number}", stream=bool(user % 2), begun=begun)
+                text, begun = self.text or f"user {user} says {number}", time.monotonic()
+                heard = one_answer(api, self.model, text, stream=bool(user % 2), begun=begun, session=session)
                 self.heard.append(heard)
                 if heard.error:
                     self._enough.wait(0.2)
 
 
-def one_answer(api: OpenAI, model: str, text: str, stream: bool, begun: float) -> Heard:
+def one_answer(api: OpenAI, model: str, text: str, stream: bool, begun: float, session: str | None = None) -> Heard:
     messages: Any = [{"role": "user", "content": text}]
+    headers = {"x-session-id": session} if session else {}
     request_id = version = None
     try:
         if stream:
             said = ""
             with api.chat.completions.with_streaming_response.create(
-                model=model, messages=messages, max_tokens=8, temperature=0, stream=True
+                model=model, messages=messages, max_tokens=8, temperature=0, stream=True, extra_headers=headers
             ) as raw:
                 request_id, version = raw.headers.get("x-request-id"), raw.headers.get("x-trivium-version")
                 finished = False
@@ -140,15 +160,17 @@ def one_answer(api: OpenAI, model: str, text: str, stream: bool, begun: float) -
             done = said if finished else None
             return Heard(begun, time.monotonic(), request_id, version, done, None if finished else "broke off")
         whole = api.chat.completions.with_raw_response.create(
-            model=model, messages=messages, max_tokens=8, temperature=0
+            model=model, messages=messages, max_tokens=8, temperature=0, extra_headers=headers
         )
         request_id, version = whole.headers.get("x-request-id"), whole.headers.get("x-trivium-version")
         said = whole.parse().choices[0].message.content or ""
         return Heard(begun, time.monotonic(), request_id, version, said)
-    except (OpenAIError, OSError) as error:
-        return Heard(begun, time.monotonic(), request_id, version, None, f"{type(error).__name__}: {error}"[:200])
-    except Exception as error:  # httpx's own errors in the middle of a stream, whichever httpx the client carries
-        return Heard(begun, time.monotonic(), request_id, version, None, f"{type(error).__name__}: {error}"[:200])
+    except Exception as error:  # OpenAI's, and in the middle of a stream those of whichever httpx the client carries
+        told = f"{type(error).__name__}: {error}"[:200]
+        status = error.status_code if isinstance(error, APIStatusError) else None
+        body = error.body if isinstance(error, APIError) else None
+        worded = isinstance(body, dict) and set(body) == {"message", "type", "param", "code"}
+        return Heard(begun, time.monotonic(), request_id, version, None, told, status, worded)
 
 
 def answers(cluster: Cluster, model: str = "assistant") -> str | None:
@@ -159,6 +181,19 @@ def answers(cluster: Cluster, model: str = "assistant") -> str | None:
 
 def wait_for_answers(cluster: Cluster, within_s: float, model: str = "assistant") -> str:
     return eventually(lambda: answers(cluster, model), within_s, f"an answer of {model}")
+
+
+def ended(process: psutil.Process) -> bool:
+    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+
+
+def kill(found: list[psutil.Process]) -> float:
+    """`kill -9` them all; `time.monotonic()` when they are gone."""
+    assert found
+    for process in found:
+        process.kill()
+    eventually(lambda: all(map(ended, found)), 30, "dead")
+    return time.monotonic()
 
 
 def each(rows: list[dict[str, Any]], kind: str) -> Iterator[dict[str, Any]]:
