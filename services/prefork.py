@@ -18,7 +18,7 @@ from multiprocessing.context import ForkServerContext, ForkServerProcess
 from typing import Any
 
 IMPORTED = [
-    *("services.lean", "ray", "vllm.v1.engine.core", "vllm.v1.executor.uniproc_executor"),
+    *("services.early", "ray", "vllm.v1.engine.core", "vllm.v1.executor.uniproc_executor"),
     "vllm.v1.worker.cpu_worker",
 ]
 """What an engine imports before it looks at its model."""

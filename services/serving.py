@@ -188,7 +188,7 @@ class Gateway:
     async def __init__(  # type: ignore[misc]  # Serve awaits it
         self, settings: dict[str, Any], source: str, gpu: bool
     ) -> None:
-        import services.lean  # noqa: F401  # before vLLM
+        import services.early  # noqa: F401  # before vLLM
 
         if not gpu:
             prefork.begin()
