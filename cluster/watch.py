@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -28,14 +30,30 @@ def show(draw: Callable[[], str], refreshes: int | None = None) -> None:
 
 
 def _loop(turn: Callable[[], None], refreshes: int | None) -> None:
-    with _keyboard() as enough:
+    with _keyboard() as enough, _interrupt() as interrupted:
         shown = 0
         with suppress(KeyboardInterrupt):  # asked for, like `q`
-            while not (shown and enough()):
+            while not (shown and (interrupted.is_set() or enough())):
                 turn()
                 shown += 1
                 if shown == refreshes:
                     return
+
+
+@contextmanager
+def _interrupt() -> Iterator[threading.Event]:
+    """Ctrl-C raises as ever, and is remembered: Python drops what is raised within a finalizer."""
+    pressed = threading.Event()
+
+    def press(*_: object) -> None:
+        pressed.set()
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, press)
+    try:
+        yield pressed
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager
