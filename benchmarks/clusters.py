@@ -98,14 +98,14 @@ def args_of(name: str) -> dict[str, Any]:
 @contextmanager
 def temporary() -> Iterator[Path]:
     """A folder on this disk, not in /tmp, which may be memory: then an fsync would cost nothing."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # what is in there is ended and removed then too
     with tempfile.TemporaryDirectory(prefix=".bench-", dir=".", ignore_cleanup_errors=True) as folder:
         yield Path(folder).absolute()
 
 
 @contextmanager
 def cluster() -> Iterator[Cluster]:
-    """Not started yet; ended and removed afterwards, also where the benchmark is ended."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    """Not started yet; ended and removed afterwards."""
     with temporary() as folder:
         made = _on_free_ports(folder)
         try:

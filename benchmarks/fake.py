@@ -1,15 +1,15 @@
 """An engine that answers at once, in vLLM's words: what is left of a request's time is the path's own.
 
-In a replica this module stands where `services.engine` would (`build`), so that everything else is what serves users:
-HAProxy, Serve's server, the gateway's chain, the log. In this process it is the innermost app of a chain.
+In a replica it stands where `services.engine` would (`build`), so that everything else is what serves users: HAProxy,
+Serve's server, the gateway's chain, the log. In this process it is the innermost app of a chain. What any engine needs
+that stands there is `Engine` and `StandIn`.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
-import sys
 import time
+from abc import ABC, abstractmethod
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
@@ -23,26 +23,34 @@ from services import serving
 WORD = " word"
 
 
-class FakeEngine:
-    """An ASGI app that says `TOKENS` words, one message for each, as vLLM sends them."""
+class Engine(ABC):
+    """vLLM's app, as far as a replica needs it."""
 
     def __init__(self) -> None:
         self.state = SimpleNamespace(engine_client=SimpleNamespace(errored=False))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            return await self._live(receive, send)
-        body = json.loads((await receive())["body"])
+            for phase in ("startup", "shutdown"):
+                await receive()
+                await send({"type": f"lifespan.{phase}.complete"})
+        else:
+            await self.answer(json.loads((await receive())["body"]), send)
+
+    @abstractmethod
+    async def answer(self, body: dict[str, Any], send: Send) -> None:
+        """Answer a chat completion."""
+
+
+class FakeEngine(Engine):
+    """Says `TOKENS` words, one message for each, as vLLM sends them."""
+
+    async def answer(self, body: dict[str, Any], send: Send) -> None:
         named = {"id": "chatcmpl-fake", "created": int(time.time()), "model": body["model"]}
         if body.get("stream"):
             await self._stream(named, send)
         else:
             await self._whole(named, send)
-
-    async def _live(self, receive: Receive, send: Send) -> None:
-        for phase in ("startup", "shutdown"):
-            await receive()
-            await send({"type": f"lifespan.{phase}.complete"})
 
     async def _stream(self, named: dict[str, Any], send: Send) -> None:
         named = {**named, "object": "chat.completion.chunk"}
@@ -91,34 +99,34 @@ class VllmAdapters:
 class Server:
     """What a replica starts instead of vLLM."""
 
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
     async def start(self) -> None: ...
 
     async def check_health(self) -> None: ...
 
     async def shutdown(self) -> None: ...
 
-    async def __serve_build_asgi_app__(self) -> FakeEngine:
-        await asyncio.sleep(0)
-        return FakeEngine()
+    async def __serve_build_asgi_app__(self) -> Engine:
+        return self._engine
 
 
-def server(settings: serving.ServingSettings, source: str, gpu: bool) -> Server:
-    return Server()
-
-
-class FakeGateway(serving.Gateway):
+class StandIn(serving.Gateway):
     """The replica that serves users, but for the engine."""
 
-    async def __init__(  # type: ignore[misc]  # Serve awaits it
-        self, settings: dict[str, Any], source: str, gpu: bool
-    ) -> None:
-        here = sys.modules[__name__]
-        sys.modules["services.engine"] = here
-        sys.modules["services"].engine = here  # type: ignore[attr-defined]
-        await super().__init__(settings, source, gpu)
+    engine: type[Engine]
+
+    @classmethod
+    def _import_engine(cls, gpu: bool) -> Any:
+        return SimpleNamespace(server=lambda *_: Server(cls.engine()), VllmAdapters=VllmAdapters)
 
 
-def build(args: dict[str, Any]) -> Application:
-    """`services.serving:build`, with this engine."""
-    with patch.object(serving, "Gateway", FakeGateway):
+class FakeGateway(StandIn):
+    engine = FakeEngine
+
+
+def build(args: dict[str, Any], gateway: type[StandIn] = FakeGateway) -> Application:
+    """`services.serving:build`, with an engine of ours."""
+    with patch.object(serving, "Gateway", gateway):
         return serving.build(args)

@@ -188,29 +188,33 @@ class Gateway:
     async def __init__(  # type: ignore[misc]  # Serve awaits it
         self, settings: dict[str, Any], source: str, gpu: bool
     ) -> None:
+        self._engine = self._import_engine(gpu)
+        self._settings = ServingSettings.model_validate(settings)
+        self._source = source
+        self._proven = False
+        self._tasks: list[asyncio.Task[None]] = []
+        self._server = self._engine.server(self._settings, source, gpu)
+        await self._server.start()
+
+    @staticmethod
+    def _import_engine(gpu: bool) -> Any:
+        """`services.engine`. Benchmarks and tests put something else in its place, which need not import vLLM."""
         import services.early  # noqa: F401  # before vLLM
 
         if not gpu:
             prefork.begin()
         from services import engine
 
-        self._settings = ServingSettings.model_validate(settings)
-        self._source = source
-        self._proven = False
-        self._tasks: list[asyncio.Task[None]] = []
-        self._server = engine.server(self._settings, source, gpu)
-        await self._server.start()
+        return engine
 
     async def __serve_build_asgi_app__(self) -> ASGIApp:
-        from services.engine import VllmAdapters
-
         engine = await self._server.__serve_build_asgi_app__()
         here, settings = Settings.from_environment(), self._settings
         default = Alias(settings.alias, settings.name, f"{settings.alias}@0") if settings.alias else None
         self._desired = Desired(here.state, default)
         self._shelf = shelf = Shelf(here.state / "models")
         self._adapters = Adapters(
-            VllmAdapters(engine, shelf, self._source, settings.max_lora_rank), settings.most_adapters
+            self._engine.VllmAdapters(engine, shelf, self._source, settings.max_lora_rank), settings.most_adapters
         )
         self._replica = serve.get_replica_context().replica_tag
         self._writer = Log(here.state / "log", LogSettings()).writer(f"gateway-{self._replica}")

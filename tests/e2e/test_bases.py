@@ -16,7 +16,17 @@ from cluster.client import Client
 from cluster.registry import Registry
 from tests.conftest import Cluster
 from tests.e2e import tiny_qwen
-from tests.e2e.using import Load, answers, client, each, example, log_entries, one_answer, recipe, runs, tool
+from tests.e2e.using import (
+    Load,
+    answers,
+    client,
+    example,
+    logged_records,
+    one_answer,
+    recipe,
+    runs,
+    tool,
+)
 from tests.services.tiny import make_adapter
 from tests.waiting import eventually
 
@@ -68,7 +78,7 @@ def test_both_bases_answer_behind_one_base_url_and_are_logged(cluster: Cluster, 
             assert whole.version == streamed.version == version
             assert whole.text == streamed.text is not None
             heard += [whole, streamed]
-    logged = {record["request_id"]: record for record in each(log_entries(cluster, tmp_path / "log.jsonl"), "record")}
+    logged = logged_records(cluster, tmp_path / "log.jsonl")
     for answer in heard:
         assert answer.request_id and logged[answer.request_id]["version"] == answer.version
 
@@ -179,5 +189,5 @@ def test_the_engine_of_one_of_two_replicas_killed_only_its_own_requests_fail_and
     late = [heard.error for heard in load.after(dead + 5) if heard.error]
     assert not late, "5 s after an engine's death the replica that died with it gets no more requests"
     assert all(champion in replica["versions"] for replica in held)
-    logged = {record["request_id"] for record in each(log_entries(cluster, tmp_path / "log.jsonl"), "record")}
+    logged = logged_records(cluster, tmp_path / "log.jsonl").keys()
     assert {heard.request_id for heard in load.complete} <= logged

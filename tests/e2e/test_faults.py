@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Cluster
-from tests.e2e.using import Load, answers, each, kill, log_entries, wait_for_answers
+from tests.e2e.using import Load, answers, kill, logged_records, wait_for_answers
 from tests.waiting import eventually
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
@@ -58,7 +58,7 @@ def test_killed_under_load_it_comes_back_and_no_full_answer_is_lost(
     assert not load.strange
     assert answers(two) == version
     assert two.status()["aliases"] == aliases
-    logged = {record["request_id"]: record for record in each(log_entries(two, tmp_path / "log.jsonl"), "record")}
+    logged = logged_records(two, tmp_path / "log.jsonl")
     for heard in load.complete:
         assert heard.request_id and (logged[heard.request_id]["answer"]["content"] or "") == heard.text
 

@@ -57,6 +57,11 @@ def log_entries(cluster: Cluster, out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in out.read_text().split("\n") if line]
 
 
+def logged_records(cluster: Cluster, out: Path) -> dict[str, dict[str, Any]]:
+    """The log's records by their requests."""
+    return {record["request_id"]: record for record in each(log_entries(cluster, out), "record")}
+
+
 def runs(cluster: Cluster) -> list[dict[str, Any]]:
     """The records of all cycles, oldest first."""
     found = [json.loads(file.read_text()) for file in (cluster.state / "runs").glob("*/run.json")]

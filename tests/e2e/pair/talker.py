@@ -1,7 +1,7 @@
 """A replica as it serves users, but for the engine: that one says so many words at such a pace as it is asked to.
 
-A fault of the cluster is the same behind any engine, and this one starts in 3 s instead of 30. In a replica this module
-stands in the place of `services.engine`, which imports vLLM.
+A fault of the cluster is the same behind any engine, and this one starts in 3 s instead of 30. It stands where
+that of the benchmarks does (`benchmarks/fake.py`).
 """
 
 from __future__ import annotations
@@ -9,17 +9,14 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
-from unittest.mock import patch
 
 from ray.serve import Application
-from starlette.types import Receive, Scope, Send
+from starlette.types import Send
 
-from services import serving
+from benchmarks import fake
 
 
 def asking(words: int, pause_s: float = 0, until: Path | None = None) -> str:
@@ -27,19 +24,10 @@ def asking(words: int, pause_s: float = 0, until: Path | None = None) -> str:
     return json.dumps({"words": words, "pause_s": pause_s, "until": str(until) if until else None})
 
 
-class Engine:
+class Engine(fake.Engine):
     """Speaks vLLM's chat completions; each word is the id of its process. What is no `asking` gets three at once."""
 
-    def __init__(self) -> None:
-        self.state = SimpleNamespace(engine_client=SimpleNamespace(errored=False))
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            for stage in ("startup", "shutdown"):
-                await receive()
-                await send({"type": f"lifespan.{stage}.complete"})
-            return
-        body = json.loads((await receive())["body"])
+    async def answer(self, body: dict[str, Any], send: Send) -> None:
         try:
             asked = json.loads(body["messages"][-1]["content"])
             words, pause_s, until = int(asked["words"]), float(asked["pause_s"]), asked["until"]
@@ -76,43 +64,10 @@ def _event(data: dict[str, Any]) -> dict[str, Any]:
     return {"type": "http.response.body", "body": f"data: {json.dumps(data)}\n\n".encode(), "more_body": True}
 
 
-class VllmAdapters:
-    """Holds whatever it is told to."""
-
-    def __init__(self, *_: Any) -> None: ...
-
-    async def load(self, version: str) -> None: ...
-
-    async def unload(self, version: str) -> None: ...
-
-
-class Server:
-    """What a replica starts."""
-
-    async def start(self) -> None: ...
-
-    async def check_health(self) -> None: ...
-
-    async def shutdown(self) -> None: ...
-
-    async def __serve_build_asgi_app__(self) -> Engine:
-        return Engine()
-
-
-def server(*_: Any) -> Server:
-    return Server()
-
-
-class Talker(serving.Gateway):
-    """`services.serving:Gateway` with this module for `services.engine`."""
-
-    async def __init__(self, settings: dict[str, Any], source: str, gpu: bool) -> None:  # type: ignore[misc]
-        here = sys.modules[__name__]
-        sys.modules["services.engine"] = sys.modules["services"].engine = here  # type: ignore[attr-defined]
-        await super().__init__(settings, source, gpu)
+class Talker(fake.StandIn):
+    engine = Engine
 
 
 def build(args: dict[str, Any]) -> Application:
     """`services.serving:build` with a talker."""
-    with patch.object(serving, "Gateway", Talker):
-        return serving.build(args)
+    return fake.build(args, Talker)

@@ -12,7 +12,7 @@ import pytest
 from tests.conftest import Cluster
 from tests.e2e.pair.conftest import CANDIDATE, answering, arms, settle
 from tests.e2e.pair.talker import asking
-from tests.e2e.using import Load, each, ended, kill, log_entries
+from tests.e2e.using import Load, ended, kill, logged_records
 from tests.waiting import eventually
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
@@ -34,7 +34,7 @@ def load(pair: Cluster, tmp_path: Path) -> Iterator[Load]:
         assert load.errors_s(now) == 0
     assert not load.strange
     assert arms(pair) == drawn
-    logged = {record["request_id"]: record for record in each(log_entries(pair, tmp_path / "log.jsonl"), "record")}
+    logged = logged_records(pair, tmp_path / "log.jsonl")
     for heard in load.complete:
         assert heard.request_id and logged[heard.request_id]["answer"]["content"] == heard.text
 
