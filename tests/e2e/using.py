@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -189,14 +190,18 @@ def wait_for_answers(cluster: Cluster, within_s: float, model: str = "assistant"
 
 
 def ended(process: psutil.Process) -> bool:
-    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:  # between one question and the other
+        return True
 
 
 def kill(found: list[psutil.Process]) -> float:
     """`kill -9` them all; `time.monotonic()` when they are gone."""
     assert found
     for process in found:
-        process.kill()
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
     eventually(lambda: all(map(ended, found)), 30, "dead")
     return time.monotonic()
 
