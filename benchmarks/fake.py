@@ -121,12 +121,17 @@ class StandIn(serving.Gateway):
     def _import_engine(cls, gpu: bool) -> Any:
         return SimpleNamespace(server=lambda *_: Server(cls.engine()), VllmAdapters=VllmAdapters)
 
+    @classmethod
+    def build(cls, args: dict[str, Any]) -> Application:
+        """`services.serving:build`, with this replica."""
+        with patch.object(serving, "Gateway", cls):
+            return serving.build(args)
+
 
 class FakeGateway(StandIn):
     engine = FakeEngine
 
 
-def build(args: dict[str, Any], gateway: type[StandIn] = FakeGateway) -> Application:
-    """`services.serving:build`, with an engine of ours."""
-    with patch.object(serving, "Gateway", gateway):
-        return serving.build(args)
+def build(args: dict[str, Any]) -> Application:
+    """What Serve's configuration names."""
+    return FakeGateway.build(args)
