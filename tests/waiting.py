@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+import psutil
+
 Value = TypeVar("Value")
 
 
@@ -19,3 +21,11 @@ def eventually(
             raise AssertionError(f"{what}: not within {within_s:.0f} s, last seen: {found}")
         time.sleep(0.1)
     return found
+
+
+def ended(process: psutil.Process) -> bool:
+    """Whether a process is over, its parent's last look at it aside."""
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:  # between one question and the other
+        return True

@@ -17,6 +17,7 @@ from cluster import head
 from cluster.environment import environment
 from cluster.head import Head
 from cluster.settings import Settings
+from tests.waiting import ended
 
 
 @contextmanager
@@ -62,7 +63,7 @@ def test_only_processes_with_the_mark_are_ended(settings: Settings) -> None:
         assert [each.pid for each in head.processes(ours)] == [own.pid]
         assert head.end(ours) == 1
         assert other.is_running()
-        assert not own.is_running() or own.status() == psutil.STATUS_ZOMBIE
+        assert ended(own)
 
 
 def test_what_up_started_is_remembered(settings: Settings) -> None:

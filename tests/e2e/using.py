@@ -6,7 +6,6 @@ import json
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -15,7 +14,7 @@ import psutil
 from openai import APIError, APIStatusError, DefaultHttpxClient, OpenAI
 
 from tests.conftest import Cluster
-from tests.waiting import eventually
+from tests.waiting import ended, eventually
 
 
 def client(cluster: Cluster) -> OpenAI:
@@ -189,19 +188,11 @@ def wait_for_answers(cluster: Cluster, within_s: float, model: str = "assistant"
     return eventually(lambda: answers(cluster, model), within_s, f"an answer of {model}")
 
 
-def ended(process: psutil.Process) -> bool:
-    try:
-        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:  # between one question and the other
-        return True
-
-
 def kill(found: list[psutil.Process]) -> float:
     """`kill -9` them all; `time.monotonic()` when they are gone."""
     assert found
     for process in found:
-        with suppress(psutil.NoSuchProcess):
-            process.kill()
+        process.kill()
     eventually(lambda: all(map(ended, found)), 30, "dead")
     return time.monotonic()
 

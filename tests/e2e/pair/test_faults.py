@@ -12,8 +12,8 @@ import pytest
 from tests.conftest import Cluster
 from tests.e2e.pair.conftest import CANDIDATE, answering, arms, settle
 from tests.e2e.pair.talker import asking
-from tests.e2e.using import Load, ended, kill, logged_records
-from tests.waiting import eventually
+from tests.e2e.using import Load, kill, logged_records
+from tests.waiting import ended, eventually
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 
