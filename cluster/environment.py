@@ -19,7 +19,7 @@ CHOICES = {
     "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "3600",  # a reload cuts streams that are older
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",  # after 5 s Serve kills a proxy that starts slowly
     "RAY_SERVE_SLOW_STARTUP_WARNING_S": "10",  # Serve says where replicas find no room; after 30 s by default
-    "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "0.1",  # at each look: a dead HAProxy is back in 5 to 8 s, not in 28 s
+    "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "0.1",  # at each look: a dead HAProxy is back in 8 s instead of 28 s
     "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "2s",  # HAProxy passes over a replica that hangs after 5 s instead of 15 s
     # A replica that hangs cannot finish its requests: without this they would wait for as long as the longest stream.
     "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",
