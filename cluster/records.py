@@ -106,8 +106,8 @@ class Lineage(Frozen):
     rows: int
     """Training rows that came from the log."""
     replay_rows: int
-    table_version: int
-    """Version of the log's Delta table that was read."""
+    table_version: int | None
+    """Version of the log's Delta table that was read; None where the rows are documents."""
     dataset: str
     """Folder under `datasets/` that holds the rows."""
     dataset_digest: str

@@ -80,6 +80,15 @@ class Registry:
             raise
         return version
 
+    def discard(self, version: str) -> None:
+        """Remove a version that nobody was ever served by, such as a policy between two steps of its training.
+
+        Raises `ValueError` for one with a lineage: those are there to stay.
+        """
+        if self.get(version).lineage:
+            raise ValueError(f"{version} was made by a cycle; it stays, so that what it answered can be explained")
+        shutil.rmtree(self.folder(version))
+
     def create_base(self, name: str, base: str) -> Version:
         """Version 0 of an alias, `name@0`: the base itself, which has no files here. Made once; then returned."""
         check_name(name)

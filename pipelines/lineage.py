@@ -180,8 +180,10 @@ def _facts(answer: dict[str, Any]) -> dict[str, str]:
     }
     if lineage:
         facts |= {
-            "rows": f"{lineage['rows']} from the log, {lineage['replay_rows']} of replay",
-            "table version": str(lineage["table_version"]),
+            "rows": f"{lineage['rows']} from the log, {lineage['replay_rows']} of replay"
+            if lineage["table_version"] is not None
+            else f"{lineage['rows']} documents",
+            "table version": "" if lineage["table_version"] is None else str(lineage["table_version"]),
             "dataset": f"{lineage['dataset']} (digest {lineage['dataset_digest']})",
             "recipe": f"{lineage['recipe']} (digest {lineage['recipe_digest']})",
             "code": lineage["code_revision"],

@@ -130,10 +130,10 @@ class Trained:
 @pytest.fixture(scope="module")
 def trained(dataset, models, local_ray, tmp_path_factory) -> Trained:
     """The step as a cycle takes it, twice."""
-    with serve(tmp_path_factory.mktemp("deployment") / "state") as deployment:
+    with serve(tmp_path_factory.mktemp("deployment") / "state", base=str(models["qwen"])) as deployment:
         registry = Registry(deployment.settings)
-        registry.create_base("assistant", "seed")
-        recipe = Recipe(training=QUICK.model_copy(update={"model": str(models["qwen"])}))
+        registry.create_base("assistant", deployment.base)
+        recipe = Recipe(training=QUICK.model_copy(update={"model": deployment.base}))
         run = Run.open(deployment.settings, recipe, "test")
         here = Dataset(run.state / "datasets" / "curate-1", *list(vars(dataset).values())[1:])
         here.path.parent.mkdir(parents=True)
@@ -141,10 +141,10 @@ def trained(dataset, models, local_ray, tmp_path_factory) -> Trained:
         return Trained(train(run, here), train(run, here), run, registry)
 
 
-def test_dataset_becomes_a_registered_version(trained):
+def test_dataset_becomes_a_registered_version(trained, models):
     candidate, version = trained.candidate, trained.candidate.version
     assert trained.again == candidate, "a cycle that was killed after training makes no second version"
-    assert (version.id, version.base, version.form, version.rank) == ("assistant@1", "seed", "adapter", 8)
+    assert (version.id, version.base, version.form, version.rank) == ("assistant@1", str(models["qwen"]), "adapter", 8)
     assert (version.parent, version.lineage.cycle) == ("assistant@0", trained.run.record.id)
     assert (version.lineage.rows, version.lineage.table_version) == (160, 3)
     assert (version.lineage.dataset, version.lineage.dataset_digest) == ("datasets/curate-1", "digest-1")
@@ -152,7 +152,7 @@ def test_dataset_becomes_a_registered_version(trained):
     assert candidate.metrics["packing"] > 1.5
     assert not list(trained.run.folder.glob("train-*")), "checkpoints go once the version is there"
     adapter = json.loads((trained.registry.folder(version) / "adapter_config.json").read_text())
-    assert (adapter["base_model_name_or_path"], adapter["r"]) == ("seed", 8)
+    assert (adapter["base_model_name_or_path"], adapter["r"]) == (str(models["qwen"]), 8)
     modules = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
     assert set(adapter["target_modules"]) == modules
 
@@ -196,7 +196,7 @@ def test_training_that_was_killed_goes_on_from_its_checkpoint(dataset, models, t
     work = tmp_path / "work"
     settings = QUICK.model_copy(update={"epochs": 20.0, "checkpoint_every_s": 1.0})
     ended = threading.Event()
-    two_checkpoints = lambda: len(list(work.glob("checkpoint_*/spent.json"))) >= 2  # noqa: E731
+    two_checkpoints = lambda: len(list(work.glob("checkpoint_*/seal-0.json"))) >= 2  # noqa: E731
     killer = threading.Thread(target=kill_worker_when, args=(two_checkpoints, ended))
     killer.start()
     with pytest.raises(TrainingFailedError):
