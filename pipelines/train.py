@@ -117,10 +117,19 @@ def train(run: Run, dataset: Dataset) -> Candidate:
 def fit(job: Job, work: Path, folder: Path) -> Outcome:
     """Train under Ray Train, from the newest sound checkpoint in `work`, if any; the version's files go to `folder`.
 
-    Raises `ValueError` if the loss or a weight stops being a number, or if there is nothing to train on.
+    Raises `ValueError` if the loss or a weight stops being a number, if there is nothing to train on, or if workers
+    died `ATTEMPTS` times: then it may be called again.
     """
     import ray
-    from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+    from ray.exceptions import RayError
+    from ray.train import (
+        CheckpointConfig,
+        FailureConfig,
+        LoggingConfig,
+        RunConfig,
+        ScalingConfig,
+        TrainingFailedError,
+    )
     from ray.train.torch import TorchTrainer
 
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", str(POLL_S))
@@ -143,7 +152,11 @@ def fit(job: Job, work: Path, folder: Path) -> Outcome:
             worker_runtime_env={"env_vars": WORKER_ENVIRONMENT | ({} if use_gpu else allocator())},
         ),
     )
-    result = trainer.fit()
+    try:
+        result = trainer.fit()
+    except (TrainingFailedError, RayError) as error:
+        cause = str(error).strip().splitlines()[-1]
+        raise ValueError(f"training failed ({cause}); run it again: it goes on from its newest checkpoint") from error
     outcome = Outcome.model_validate(result.return_value)  # type: ignore[attr-defined]
     if outcome.failure:
         raise ValueError(f"training failed: {outcome.failure}")
