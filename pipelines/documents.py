@@ -37,6 +37,8 @@ def documents(run: Run) -> Dataset:
     folder = run.step("documents", inputs, lambda out: _documents(settings, files, out))
     made = manifest(folder)
     run.report("documents", f"{made['rows']:,} documents, {made['holdout_rows']:,} held out")
+    if made["dropped"]:
+        run.say(f"{'':<22}left out: {made['dropped']:,} lines without text, or without a JSON object")
     return Dataset(folder, made["digest"], made["rows"], 0, made["holdout_rows"], None)
 
 
@@ -65,19 +67,22 @@ def _documents(settings: DocumentSettings, files: list[Path], out: Path) -> dict
 
     paths = [str(file) for file in files]
     lines = _kind(files[0]) == "json"
-    read = ray.data.read_text(paths) if lines else ray.data.read_parquet(paths, columns=_columns(files[0], settings))
+    read = (
+        ray.data.read_text(paths)
+        if lines
+        else ray.data.read_parquet(paths).select_columns(_columns(files[0], settings))
+    )
     if settings.limit:
         read = read.limit(settings.limit)
 
     def work(batch: pa.Table) -> pa.Table:
         given = [_parsed(row["text"]) if lines else row for row in batch.to_pylist()]
-        found = [row for line in given if (row := prepare(line, settings))]
-        return pa.Table.from_pylist([columns(row) for row in found], row_schema())
+        found = [prepare(line, settings) for line in given]
+        return pa.Table.from_pylist([columns(row) if row else {} for row in found], row_schema())
 
     prepared = read.map_batches(work, batch_format="pyarrow", batch_size=None).materialize()
-    ids = sorted(
-        {name for block in ray.get(prepared.select_columns(["row_id"]).to_arrow_refs()) for name in _ids(block)}
-    )
+    found = [name for block in ray.get(prepared.select_columns(["row_id"]).to_arrow_refs()) for name in _ids(block)]
+    ids = sorted({name for name in found if name})
     if len(ids) < 2:
         raise ValueError(
             f"{settings.path} holds {len(ids)} documents with text in {settings.field!r}; "
@@ -86,7 +91,8 @@ def _documents(settings: DocumentSettings, files: list[Path], out: Path) -> dict
     held = pa.array(ids[: min(settings.holdout, max(1, len(ids) // 10))])  # digests are in no order of contents
 
     def trained(batch: pa.Table) -> pa.Table:
-        return batch.filter(pc.invert(pc.is_in(batch["row_id"], value_set=held)))
+        usable = pc.is_valid(batch["row_id"])
+        return batch.filter(pc.and_(usable, pc.invert(pc.is_in(batch["row_id"], value_set=held))))
 
     def measured(batch: pa.Table) -> pa.Table:
         return batch.filter(pc.is_in(batch["row_id"], value_set=held))
@@ -101,6 +107,7 @@ def _documents(settings: DocumentSettings, files: list[Path], out: Path) -> dict
         "rows": len(kept),
         "holdout_rows": len(rows),
         "settings": settings.model_dump(mode="json"),
+        "dropped": found.count(None),
         "slices": dict(sorted(Counter(kept).items())),
     }
 
@@ -127,10 +134,8 @@ def _parsed(line: str) -> dict[str, Any]:
     try:
         found = json.loads(line)
     except ValueError:
-        found = None
-    if not isinstance(found, dict):
-        raise ValueError(f"documents.path: {line[:60]!r} is no JSON object; each line must be one")
-    return found
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _columns(file: Path, settings: DocumentSettings) -> list[str]:
@@ -142,7 +147,7 @@ def _columns(file: Path, settings: DocumentSettings) -> list[str]:
     return [name for name in (settings.field, settings.source) if name in have]  # type: ignore[misc]
 
 
-def _ids(block: Any) -> list[str]:
+def _ids(block: Any) -> list[str | None]:
     return block.column("row_id").to_pylist() if block.num_rows else []
 
 
