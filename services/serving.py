@@ -24,6 +24,7 @@ from starlette.types import ASGIApp
 from cluster import auth, models, telemetry
 from cluster.auth import Keys
 from cluster.decisions import Alias
+from cluster.hosting import deployment_name
 from cluster.log import Log, LogSettings
 from cluster.settings import Settings, Strict, explain
 from services import prefork
@@ -55,7 +56,7 @@ class ServingSettings(Strict):
     """`seed`, a folder, or a Hugging Face id."""
     name: str = ""
     """The base's id for clients and in records; default: `seed`, the Hugging Face id, or the folder's last part. A
-    full-weight version is served under its own id, `assistant@5`."""
+    full-weight version is served under its own id, `assistant@5` (`cluster/hosting.py`)."""
     alias: str | None = None
     """An alias that means this base until the decision log says otherwise."""
     route: str = "/"
@@ -123,11 +124,11 @@ def build(args: dict[str, Any]) -> Application:
     source = models.resolve(settings.model)
     if isinstance(source, Path):
         models.check_model(source)
-    settings = settings.model_copy(update={"name": settings.name or base_id(settings.model, source)})
+    settings = settings.model_copy(update={"name": settings.name or models.base_id(settings.model, source)})
     gpu = _on_gpu(settings)
     deployment: Any = serve.deployment(
         serve.ingress()(Gateway),
-        name="Gateway:" + settings.name.replace("/", "--").replace(".", "_"),
+        name=deployment_name(settings.name),
         num_replicas=settings.replicas,
         max_ongoing_requests=10**9,  # the chain bounds them, with an answer that says so
         health_check_period_s=1,
@@ -138,13 +139,6 @@ def build(args: dict[str, Any]) -> Application:
     )
     # Without the number of replicas: Serve replaces replicas whose arguments change, even where it should add one.
     return deployment.bind(settings.model_dump(exclude={"replicas"}), str(source), gpu)
-
-
-def base_id(model: str, source: Path | str) -> str:
-    """A base's id: `seed`, a Hugging Face id as it is, a folder's last part."""
-    if source == models.seed_folder():
-        return "seed"
-    return source.name if isinstance(source, Path) else model
 
 
 def _on_gpu(settings: ServingSettings) -> bool:
