@@ -213,8 +213,9 @@ class Gateway:
         self._replica = serve.get_replica_context().replica_tag
         self._writer = Log(here.state / "log", LogSettings()).writer(f"gateway-{self._replica}")
         self._keeper = Keeper(self._writer)
-        self._meter = Meter(self._replica, RayBook())
         mint_key = auth.mint_key(here.state)
+        self._forward = HttpForwarder(here.base_url.removesuffix("/v1"), mint_key)
+        self._meter = Meter(self._replica, RayBook())
         app = chain(
             engine,
             Parts(
@@ -224,7 +225,7 @@ class Gateway:
                 desired=self._desired,
                 shelf=shelf,
                 adapters=self._adapters,
-                forward=HttpForwarder(here.base_url.removesuffix("/v1"), mint_key),
+                forward=self._forward,
                 keeper=self._keeper,
                 meter=self._meter,
                 bounds=Bounds(
@@ -262,7 +263,15 @@ class Gateway:
             "sequence": rollout.sequence,
             "versions": sorted({*weights, *self._adapters.versions}),
             "errors": self._adapters.errors,
+            "unreached": await self._unreached(),
         }
+
+    async def _unreached(self) -> list[str]:
+        """Full-weight versions that this replica would have to forward to, and cannot yet."""
+        wanted = sorted({*self._desired.rollout.wanted()} - {self._settings.name})
+        full = [version for version in wanted if self._shelf.is_full(version)]
+        reached = await asyncio.gather(*(self._forward.reaches(self._desired.routes.get(v)) for v in full))
+        return [version for version, there in zip(full, reached, strict=True) if not there]
 
     async def check_health(self) -> None:
         """Serve asks once before the replica is ready, then every second."""

@@ -46,8 +46,10 @@ class HttpForwarder:
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
             await send({"type": "http.response.body", "body": b""})
 
-    async def reaches(self, prefix: str) -> bool:
-        """Whether the HAProxy that this gateway forwards through has a gateway behind `prefix`."""
+    async def reaches(self, prefix: str | None) -> bool:
+        """Whether the HAProxy that this gateway forwards through has a gateway behind `prefix`; None has none."""
+        if prefix is None:
+            return False
         try:
             timeout = aiohttp.ClientTimeout(total=REACH_S)
             async with self._open().get(f"{self._address}{prefix}/healthz", timeout=timeout) as answer:
