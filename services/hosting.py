@@ -52,19 +52,16 @@ class Hosts:
         Raises `CannotLoad` with Serve's words if it does not start, `Unavailable` if it takes too long, `ValueError` if
         another decision has made it useless meanwhile.
         """
-        if hosts(await ask(-1, TELL_S), version):
-            return
         deadline = time.monotonic() + within_s
         try:
-            await asyncio.to_thread(self._registry.check, self._registry.get(version))
+            if not hosts(await ask(-1, TELL_S), version):
+                await asyncio.to_thread(self._registry.check, self._registry.get(version))
             await self.settle()
         except ValueError as refusal:
             raise CannotLoad(str(refusal)) from None
         except (httpx.HTTPError, RuntimeError) as error:
             raise Unavailable(f"Serve cannot be told to serve {version}: {error}") from None
         await self._start(version, deadline)
-        if not hosts(await ask(-1, TELL_S), version):
-            raise Unavailable(f"the application of {version} runs, but its replicas do not answer")
 
     async def settle(self) -> None:
         """Start what the decision log needs, end what it does not. Whoever started is not waited for."""

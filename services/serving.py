@@ -242,7 +242,7 @@ class Gateway:
         )
         await warm_up(engine, settings.name)
         await self.reconcile(-1)  # last, so that a replica that becomes ready knows the newest decision
-        self._desired.publish(settings.name, settings.route)
+        self._publish()
         follow = self._desired.follow(lambda: self.reconcile(-1), settings.poll_s)
         running = (follow, self._meter.beat(), self._end_with(engine.state.engine_client))
         self._tasks = [asyncio.create_task(each) for each in running]
@@ -255,6 +255,8 @@ class Gateway:
         if self._settings.max_loras:
             wanted = [v for v in rollout.wanted(base) if not v.endswith("@0") and not self._shelf.is_full(v)]
             await self._adapters.want(wanted)
+        if base in rollout.wanted() and base not in self._desired.routes:
+            self._publish()  # nothing needed it for a moment, and its route was withdrawn
         telemetry.adapters(len(self._adapters.versions))
         weights = [f"{alias.name}@0" for alias in rollout.aliases.values() if alias.base == base]
         return {
@@ -265,6 +267,9 @@ class Gateway:
             "errors": self._adapters.errors,
             "unreached": await self._unreached(),
         }
+
+    def _publish(self) -> None:
+        self._desired.publish(self._settings.name, self._settings.route)
 
     async def _unreached(self) -> list[str]:
         """Full-weight versions that this replica would have to forward to, and cannot yet."""
