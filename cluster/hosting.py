@@ -1,4 +1,5 @@
-"""Full-weight versions in service: each that is needed has a Serve application of its own. Pure.
+"""Full-weight versions in service: each that is needed has a Serve application of its own. Pure, but for a look at
+whether a base is a folder.
 
 An adapter is loaded into the engine of its base; a version with weights of its own needs an engine of its own. Its
 application is the one that serves its base, with other weights under another name and route: the same engine's
@@ -44,10 +45,10 @@ def plan(configs: Sequence[Config], rollout: Rollout, find: Find, folder: Path) 
     """
     have = {version: config["name"] for config in configs if (version := hosted(config, folder))}
     others = [config for config in configs if not hosted(config, folder)]
-    wanted = applications(others, rollout, find, folder)
+    wanted = {version.id for version in needed(rollout, find)}
     return Plan(
-        start=[config for config in wanted if config["name"] not in have.values()],
-        end={v: name for v, name in have.items() if name not in {config["name"] for config in wanted}},
+        start=[c for c in applications(others, rollout, find, folder) if c["name"] not in have.values()],
+        end={version: name for version, name in have.items() if version not in wanted},
     )
 
 

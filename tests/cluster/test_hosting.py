@@ -101,6 +101,12 @@ def test_a_plan_starts_what_lacks_ends_what_is_not_needed_and_then_has_nothing_t
     assert (changed.start, changed.end) == ([], {"assistant@2": "assistant-v2"})
 
 
+def test_what_answers_outlives_the_application_of_its_base() -> None:
+    first = hosting.plan(CONFIGS, rollout(ALIAS), find, MODELS)
+    orphans = hosting.plan([ROLLOUT, *first.start], rollout(ALIAS), find, MODELS)
+    assert (orphans.start, orphans.end) == ([], {})
+
+
 def test_changes_of_the_base_by_hand_do_not_disturb_what_runs() -> None:
     first = hosting.plan(CONFIGS, rollout(ALIAS), find, MODELS)
     other = {**BASE, "args": {**BASE["args"], "replicas": 1}}
