@@ -93,6 +93,8 @@ class Version(Frozen):
     parent: str | None = None
     created: float
     lineage: Lineage | None = None
+    digests: dict[str, str] = {}
+    """SHA-256 of each of its files, by name; versions of earlier releases have none."""
 
     @property
     def id(self) -> str:

@@ -97,6 +97,31 @@ def test_a_version_of_full_weights_keeps_what_loading_needs(settings: Settings, 
     assert files == ["config.json", "model.safetensors", "tokenizer.json", "version.json"]
 
 
+def test_a_version_knows_its_files_and_tells_when_one_is_another(settings: Settings, adapter: Path) -> None:
+    version, registry = create(settings, adapter), Registry(settings)
+    assert version.digests.keys() == {"adapter_config.json", "adapter_model.safetensors"}
+    registry.check(version)
+    weights = registry.folder(version) / "adapter_model.safetensors"
+    weights.chmod(0o644)
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    with pytest.raises(ValueError, match=r"adapter_model.safetensors is not as it was registered"):
+        registry.check(version)
+    weights.unlink()
+    with pytest.raises(ValueError, match=r"adapter_model.safetensors is not as it was registered"):
+        registry.check(version)
+
+
+def test_a_version_of_an_earlier_release_has_no_digests_and_loads(settings: Settings, adapter: Path) -> None:
+    registry, version = Registry(settings), create(settings, adapter)
+    file = registry.folder(version) / "version.json"
+    old = json.loads(file.read_text())
+    del old["digests"]
+    file.write_text(json.dumps(old))
+    assert registry.get(version.id) == version.model_copy(update={"digests": {}})
+    registry.check(registry.get(version.id))
+    assert (registry.find("assistant@9"), registry.find("assistant")) == (None, None)
+
+
 def test_pickled_weights_are_refused(settings: Settings, adapter: Path) -> None:
     (adapter / "adapter_model.safetensors").unlink()
     (adapter / "adapter_model.bin").write_bytes(pickle.dumps({}))
