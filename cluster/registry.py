@@ -6,6 +6,7 @@ written last.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -61,8 +62,7 @@ class Registry:
         files = _checked_files(source_folder, form, rank)
         number, folder = self._allocate(name)
         try:
-            for file in files:
-                _copy(file, folder / file.name)
+            digests = {file.name: _copy(file, folder / file.name) for file in files}
             durable.sync_folder(folder)
             version = Version(
                 name=name,
@@ -73,6 +73,7 @@ class Registry:
                 parent=parent,
                 created=time.time(),
                 lineage=lineage,
+                files=digests,
             )
             _write(folder, version)
         except BaseException:
@@ -109,6 +110,18 @@ class Registry:
         """Where a version's files are."""
         name, number = parse(version if isinstance(version, str) else version.id)
         return self._models / name / str(number)
+
+    def check(self, version: Version) -> None:
+        """Raises `ValueError` that names a file of the version which is not there, or not as it was registered."""
+        folder = self.folder(version)
+        for name, digest in version.files.items():
+            if not (folder / name).is_file():
+                raise ValueError(f"{version.id} has lost {name}; put it back into {folder} from a backup")
+            if (found := _digest(folder / name)) != digest:
+                raise ValueError(
+                    f"{version.id} is torn: {name} has the SHA-256 {found[:12]}..., and {digest[:12]}... was registered; "
+                    f"put the file back into {folder} from a backup"
+                )
 
     def versions(self, name: str) -> list[Version]:
         """All complete versions of an alias, oldest first."""
@@ -178,8 +191,8 @@ def _checked_files(source: Path, form: str, rank: int | None) -> list[Path]:
     return files
 
 
-def _copy(source: Path, target: Path) -> None:
-    """A durable copy that nobody writes to again."""
+def _copy(source: Path, target: Path) -> str:
+    """A durable copy that nobody writes to again. Returns the SHA-256 of what was copied."""
     shutil.copyfile(source, target)
     target.chmod(0o444)
     descriptor = os.open(target, os.O_RDONLY)
@@ -187,6 +200,12 @@ def _copy(source: Path, target: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+    return _digest(source)
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def _write(folder: Path, version: Version) -> None:
