@@ -117,10 +117,10 @@ class Registry:
         for name, digest in version.files.items():
             if not (folder / name).is_file():
                 raise ValueError(f"{version.id} has lost {name}; put it back into {folder} from a backup")
-            if (found := _digest(folder / name)) != digest:
+            if (found := sha256(folder / name)) != digest:
                 raise ValueError(
-                    f"{version.id} is torn: {name} has the SHA-256 {found[:12]}..., and {digest[:12]}... was registered; "
-                    f"put the file back into {folder} from a backup"
+                    f"{version.id} is torn: {name} has the SHA-256 {found[:12]}..., and {digest[:12]}... was "
+                    f"registered; put the file back into {folder} from a backup"
                 )
 
     def versions(self, name: str) -> list[Version]:
@@ -200,10 +200,11 @@ def _copy(source: Path, target: Path) -> str:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-    return _digest(source)
+    return sha256(source)
 
 
-def _digest(file: Path) -> str:
+def sha256(file: Path) -> str:
+    """Of a file's content, in hexadecimal."""
     with file.open("rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()
 

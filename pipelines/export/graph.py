@@ -20,7 +20,8 @@ from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from torch.export import Dim
 from transformers import PreTrainedModel
 
-from pipelines.export.weights import BESIDE, Agreement, Whole, copy, load
+from pipelines.export.agreement import Agreement
+from pipelines.export.weights import BESIDE, Whole, copy, load
 
 FILE = "model.onnx"
 """Weights beyond 2 GB, more than protobuf takes, go into a file of their own beside it."""
@@ -59,11 +60,11 @@ def convert(base: Path, adapter: Path | None, out: Path) -> Agreement:
     ClearMetadataAndDocStringPass()(program.model)  # the trace of each node, with this machine's paths in it
     program.save(out / FILE)
     copy(base, out, ("config.json", *BESIDE))
-    return Agreement.of(*_answers(whole, out / FILE)).exact("the ONNX graph")
+    return Agreement.of(*_answers(whole, out / FILE)).exact("the ONNX graph", "use --format merged")
 
 
 def _answers(whole: Whole, file: Path) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """What PyTorch and ONNX Runtime answer to each probe by itself, and then to all as one batch, padded on the left."""
+    """What PyTorch and ONNX Runtime answer to each probe by itself, then to all as one batch, padded on the left."""
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
 
     def run(ids_BT: np.ndarray, mask_BT: np.ndarray) -> np.ndarray:

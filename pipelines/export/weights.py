@@ -18,15 +18,12 @@ import transformers
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
+from pipelines.export.agreement import Agreement, Merged
+
 # Saving a model, transformers lets accelerate unwrap it, which imports DeepSpeed to ask whether it is DeepSpeed's.
 accelerate.utils.other.is_deepspeed_available = lambda: False
 transformers.utils.logging.disable_progress_bar()
 
-EXACT = 1e-4
-"""Largest difference of a logit that passes for rounding in fp32, as a share of the largest logit. Seen: up to 2e-5."""
-ROUNDING = 2.0
-"""How much further than serving in the base's precision takes an answer from fp32, rounding the merged weights may take
-it (root mean square over the logits). Seen: 0.5 to 1.0, in bf16."""
 LENGTHS = (1, 7, 32, 200)
 """Tokens of the probes."""
 TEXT = """A table for five in Lyon on Friday at 8 pm, please. {"name": "book_table", "arguments": {"city": "Lyon", "guests": 5}}
@@ -41,43 +38,6 @@ BESIDE = (
 """Files of a model's folder that turn text into tokens and tokens into text: always copied as they are."""
 
 
-@dataclass(frozen=True)
-class Agreement:
-    """How near two computations of the same logits came."""
-
-    difference: float
-    """The largest of a logit."""
-    typical: float
-    """Root mean square of the differences."""
-    largest: float
-    """The largest logit, in absolute value."""
-    same: float
-    """Share of the places at which both find the same token the likeliest."""
-    lengths: tuple[int, ...]
-    """Tokens of the prompts that were compared."""
-
-    @classmethod
-    def of(cls, expected: Sequence[np.ndarray], found: Sequence[np.ndarray]) -> Agreement:
-        """Both hold TxV logits for each prompt."""
-        a_NV, b_NV = np.concatenate(expected), np.concatenate(found)
-        return cls(
-            difference=float(np.abs(a_NV - b_NV).max()),
-            typical=float(np.sqrt(np.square(a_NV - b_NV).mean())),
-            largest=float(np.abs(a_NV).max()),
-            same=float((a_NV.argmax(-1) == b_NV.argmax(-1)).mean()),
-            lengths=tuple(len(logits_TV) for logits_TV in expected),
-        )
-
-    def exact(self, what: str) -> Agreement:
-        """Itself. Raises `ValueError` if the difference is more than rounding in fp32, or not a number."""
-        if not self.difference <= EXACT * self.largest:
-            raise ValueError(
-                f"{what} gives other answers than the version: logits up to {self.largest:.3g} differ by up to "
-                f"{self.difference:.3g}, which is more than rounding; export with --format adapter instead"
-            )
-        return self
-
-
 @dataclass
 class Whole:
     """A version as one model in fp32, and what it must answer."""
@@ -89,18 +49,6 @@ class Whole:
     """Token ids, 1xT each."""
     logits: list[np.ndarray]
     """TxV each, of base and adapter apart."""
-
-
-@dataclass(frozen=True)
-class Merged:
-    """What merging has cost."""
-
-    precision: str
-    """Of the weights, such as `bfloat16`."""
-    saved: Agreement
-    """The merged weights as saved, computed in fp32, against base and adapter in fp32."""
-    served: Agreement
-    """Base and adapter apart, all in `precision`, against the same: how a server computes them."""
 
 
 def load(base: Path, adapter: Path | None) -> Whole:
@@ -120,7 +68,7 @@ def load(base: Path, adapter: Path | None) -> Whole:
     tuned = PeftModel.from_pretrained(model, str(adapter))
     expected = logits(tuned.eval(), probes)
     model = tuned.merge_and_unload(safe_merge=True)  # type: ignore[operator]
-    Agreement.of(expected, logits(model, probes)).exact("the merged model")
+    Agreement.of(expected, logits(model, probes)).exact("the merged model", "use --format adapter")
     return Whole(model, dtypes, probes, expected)
 
 
@@ -140,12 +88,7 @@ def merge(base: Path, adapter: Path, out: Path) -> Merged:
     saved = Agreement.of(expected, logits(_read(out).float(), probes))
     apart = PeftModel.from_pretrained(_read(base), str(adapter), autocast_adapter_dtype=False)
     served = Agreement.of(expected, logits(apart.eval(), probes))
-    if not saved.typical <= max(EXACT * saved.largest, ROUNDING * served.typical):
-        raise ValueError(
-            f"rounded to {precision}, the merged weights answer otherwise: their logits differ by {saved.typical:.3g}, "
-            f"and by {served.typical:.3g} where base and adapter are served apart; export with --format adapter instead"
-        )
-    return Merged(precision, saved, served)
+    return Merged(precision, saved, served).close("use --format adapter")
 
 
 @torch.no_grad()
