@@ -51,7 +51,7 @@ def _history(state: Path, version: Version) -> list[dict[str, float]]:
     return history
 
 
-_TOLD = {"sequence", "time", "action", "actor", "reason", "share", "evidence"}
+_TOLD = {"sequence", "time", "action", "actor", "reason", "share", "shadow", "evidence"}
 """What a version's story says of each decision."""
 
 

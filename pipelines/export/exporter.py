@@ -52,7 +52,7 @@ def export(
             adapter = registry.folder(version) if version.form == "adapter" else None
             if adapter:
                 models.check_adapter(adapter, model or version.base, version.rank or MOST_RANK)
-            say(f"{version.id}: {version.form} of {version.base}, its files are as they were registered")
+            say(f"{version.id}: {_checked(version)}")
             measured = _write(form, model, adapter, version, folder)
             if measured:
                 say(measured.told())
@@ -90,6 +90,13 @@ def _copy_adapter(adapter: Path, version: Version, folder: Path) -> None:
     config["base_model_name_or_path"] = version.base
     (folder / config_name).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     shutil.copyfile(adapter / weights_name, folder / weights_name)
+
+
+def _checked(version: Version) -> str:
+    if version.form == "base":
+        return f"the base {version.base} itself"
+    sound = "its files are as they were registered" if version.files else "no digests of its files were kept"
+    return f"{version.form} of {version.base}, {sound}"
 
 
 def _champion(settings: Settings, alias: str) -> str:

@@ -32,7 +32,7 @@ def test_front_matter_is_what_hugging_face_reads(card: str) -> None:
     "told",
     [
         "| Version | assistant@1, champion when it was exported |",
-        "UTC from assistant@0 |",
+        "| Before it | assistant@0 (former) |",
         f"| Recipe | mine.yaml, digest `{'e' * 64}` |",
         f"| Dataset | curate-a, digest `{'d' * 64}` |",
         "| Rows | 1,200 from the log, 130 of replay against forgetting, 88 held out |",
