@@ -154,6 +154,7 @@ def test_a_quantized_base_cannot_be_merged(house: House, tmp_path: Path) -> None
     )
 
 
+@pytest.mark.filterwarnings("ignore:Model :UserWarning")  # peft warns of the very thing
 def test_an_adapter_that_does_not_merge_is_refused(house: House, tmp_path: Path) -> None:
     # The head shares its weights with the embeddings: merged into one, the adapter changes both.
     from peft import LoraConfig, get_peft_model
