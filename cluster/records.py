@@ -93,8 +93,8 @@ class Version(Frozen):
     parent: str | None = None
     created: float
     lineage: Lineage | None = None
-    digests: dict[str, str] = {}
-    """SHA-256 of each of its files, by name; versions of earlier releases have none."""
+    files: dict[str, str] = {}
+    """SHA-256 of each file beside `version.json`; empty for a base, and where an older release made the version."""
 
     @property
     def id(self) -> str:

@@ -74,7 +74,7 @@ class Registry:
                 parent=parent,
                 created=time.time(),
                 lineage=lineage,
-                digests=digests,
+                files=digests,
             )
             _write(folder, version)
         except BaseException:
@@ -123,17 +123,22 @@ class Registry:
         except ValueError:
             return None
 
-    def check(self, version: Version) -> None:
-        """Raise `ValueError` unless a version's files are those that were registered. Reads all of them."""
-        for name, digest in version.digests.items():
-            file = self.folder(version) / name
-            if not file.is_file() or _digest(file) != digest:
-                raise ValueError(f"{file} is not as it was registered; bring it back from a copy, or train it again")
-
     def folder(self, version: Version | str) -> Path:
         """Where a version's files are."""
         name, number = parse(version if isinstance(version, str) else version.id)
         return self.root / name / str(number)
+
+    def check(self, version: Version) -> None:
+        """Raises `ValueError` that names a file of the version which is not there, or not as it was registered."""
+        folder = self.folder(version)
+        for name, digest in version.files.items():
+            if not (folder / name).is_file():
+                raise ValueError(f"{version.id} has lost {name}; put it back into {folder} from a backup")
+            if (found := sha256(folder / name)) != digest:
+                raise ValueError(
+                    f"{version.id} is torn: {name} has the SHA-256 {found[:12]}..., and {digest[:12]}... was "
+                    f"registered; put the file back into {folder} from a backup"
+                )
 
     def versions(self, name: str) -> list[Version]:
         """All complete versions of an alias, oldest first."""
@@ -203,13 +208,8 @@ def _checked_files(source: Path, form: str, rank: int | None) -> list[Path]:
     return files
 
 
-def _digest(file: Path) -> str:
-    with open(file, "rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
-
-
 def _copy(source: Path, target: Path) -> str:
-    """A durable copy that nobody writes to again; its digest."""
+    """A durable copy that nobody writes to again. Returns the SHA-256 of what was copied."""
     shutil.copyfile(source, target)
     target.chmod(0o444)
     descriptor = os.open(target, os.O_RDONLY)
@@ -217,7 +217,13 @@ def _copy(source: Path, target: Path) -> str:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-    return _digest(target)
+    return sha256(source)
+
+
+def sha256(file: Path) -> str:
+    """Of a file's content, in hexadecimal."""
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def _write(folder: Path, version: Version) -> None:
