@@ -226,9 +226,10 @@ class Turn:
 
 
 class Node:
-    """Reads what the processes of this machine say. A file that is not there yet is looked for once a second."""
+    """Reads what the processes of this machine say. A file that is not there yet is looked for once a second; without a
+    path there is nothing to be read."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | None) -> None:
         self._path = path
         self._board: Board | None = None
         self._looked = 0.0
@@ -270,7 +271,7 @@ class Node:
         ]
 
     def _open(self) -> Board | None:
-        if self._board is None and time.monotonic() - self._looked > 1:
+        if self._board is None and self._path and time.monotonic() - self._looked > 1:
             self._looked = time.monotonic()
             if self._path.exists() and self._path.stat().st_size >= SIZE:
                 self._board = Board(self._path)

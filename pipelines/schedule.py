@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pipelines.recipe import TrainingSettings
@@ -116,6 +116,10 @@ class Plan:
         filled = [flat[n % len(flat)] for n in range(needed)]  # a last step that is not full takes the first rows
         plain = sum(len(example) for example in examples)
         return cls(filled, packed, steps, accumulate, needed / len(passes[0]), tokens, plain)
+
+    def on(self, workers: int, most: int) -> Plan:
+        """The same steps on fewer workers than the plan was made for: each takes more micro-batches of a step."""
+        return replace(self, accumulate=self.accumulate * most // workers)
 
     @property
     def tokens_per_batch(self) -> float:

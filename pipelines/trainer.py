@@ -11,6 +11,7 @@ import json
 import os
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from pipelines.artifacts import read_rows
 from pipelines.mentions import Mentions
 from pipelines.recipe import TrainingSettings
 from pipelines.schedule import Clock, Plan
+from pipelines.sharing import Worker, Yielding
 from pipelines.train import Job, Outcome
 
 # Unwrapping a model, accelerate imports DeepSpeed to ask whether it is DeepSpeed's: 4 s of CPU at the first step.
@@ -72,9 +74,11 @@ def fit(job: Job) -> Outcome:
             return packing.fitting(encoded, settings.max_tokens)[0]
 
         varied = vary if settings.mention_replacement else None
-        plan = Plan.make(fitting, settings, refusal is None, context.get_world_size(), varied)
+        workers = context.get_world_size()
+        plan = Plan.make(fitting, settings, refusal is None, settings.workers, varied).on(workers, settings.workers)
         clock = Clock(plan.steps, settings.max_seconds)
-        reporter = Reporter(clock, plan, settings, *_earlier(resume))
+        sharing = Yielding(Worker(job.ground, settings, context.get_world_rank(), workers, torch.cuda.is_available()))
+        reporter = Reporter(clock, plan, settings, *_earlier(resume), lambda: sharing.paused_s)
         trainer = Finetune(
             clock,
             model=model,
@@ -82,12 +86,14 @@ def fit(job: Job) -> Outcome:
             train_dataset=Dataset.from_dict({"batch": list(range(len(plan.batches)))}),
             data_collator=lambda items: form(plan.batches[items[0]["batch"]], pad),
             processing_class=tokenizer,
-            callbacks=[reporter],
+            callbacks=[reporter, sharing],
         )
         trainer.remove_callback(PrinterCallback)
         again = f", going on after step {reporter.history[-1]['step']:.0f}" if resume else ""
         _say(f"{len(fitting)} rows ({long} too long), {plan}; ready after {time.monotonic() - started:.1f} s{again}")
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+        if sharing.left:
+            return Outcome(left=sharing.left)
         _check_weights(trainer.model, clock.step)
         outcome = Outcome(
             metrics={
@@ -144,21 +150,28 @@ class Finetune(SFTTrainer):
 class Reporter(TrainerCallback):
     """Tells the clock the time; carries progress and checkpoints to the log and to Ray Train.
 
-    Every rank acts on the first one's time, so that all of them log, save and stop at the same step.
+    Every rank acts on the same time, so that all of them log, save and stop at the same step.
     """
 
     def __init__(
-        self, clock: Clock, plan: Plan, settings: TrainingSettings, spent_s: float, history: list[dict[str, float]]
+        self,
+        clock: Clock,
+        plan: Plan,
+        settings: TrainingSettings,
+        spent_s: float,
+        history: list[dict[str, float]],
+        paused_s: Callable[[], float],
     ) -> None:
         self._clock, self._plan, self._settings, self._spent_s = clock, plan, settings, spent_s
         self.history = history
+        self._paused_s = paused_s
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._clock.start(state.global_step, self._spent_s)
         self._started, self._first_step = time.monotonic(), state.global_step
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-        elapsed_s = self._spent_s + time.monotonic() - self._started
+        elapsed_s = self._spent_s + time.monotonic() - self._started - self._paused_s()
         # A loss that is not a number leaves gradients that are not; after clipping by the norm, all of them.
         healthy = all(bool(weight.grad.isfinite().all()) for weight in model.parameters() if weight.grad is not None)
         elapsed_s, healthy = _agreed(elapsed_s, healthy)
@@ -256,14 +269,14 @@ def _bf16() -> bool:
 
 
 def _agreed(elapsed_s: float, healthy: bool) -> tuple[float, bool]:
-    """The first rank's time, and whether all ranks are healthy."""
+    """The time of the rank that has stood still the longest, and whether all ranks are healthy."""
     if not distributed.is_initialized() or distributed.get_world_size() == 1:
         return elapsed_s, healthy
     device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
     mine = torch.tensor([elapsed_s, float(healthy)], dtype=torch.float64, device=device)
     everyone = [torch.empty_like(mine) for _ in range(distributed.get_world_size())]
     distributed.all_gather(everyone, mine)
-    return everyone[0][0].item(), all(bool(rank[1].item()) for rank in everyone)
+    return min(rank[0].item() for rank in everyone), all(bool(rank[1].item()) for rank in everyone)
 
 
 def _check_weights(model: Any, step: int) -> None:
