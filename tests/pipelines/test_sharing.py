@@ -69,13 +69,14 @@ def test_training_stands_still_under_requests_and_comes_to_the_same_end(dataset,
 
     def requests() -> None:
         eventually(lambda: (it := the_trainer(node)) and it.tokens, 120, "training is under way")
-        for _ in range(3):
+        for times in range(3):
             number = gauge.asked()
             began = time.monotonic()
             it = eventually(lambda: the_trainer(node), 30, "it stands still", lambda it: it.paused)
             took_s = time.monotonic() - began
-            eventually(lambda: time.monotonic() - began > 0.5, 10, "a while")
-            still.append((the_trainer(node).tokens - it.tokens, took_s))
+            enough_s = 0.5 * (times + 1)
+            later = eventually(lambda: the_trainer(node), 10, "a while", lambda it: it.paused_s > enough_s)  # noqa: B023
+            still.append((later.tokens - it.tokens, took_s))
             gauge.answered(number)
             eventually(lambda: the_trainer(node), 30, "it goes on", lambda it: not it.paused)
 
@@ -149,7 +150,6 @@ def test_two_workers_stand_still_together_and_leave_together(dataset, models, tm
         outcome = fit(told, tmp_path / "work", tmp_path, noted.append)
     story = [(move.kind, move.workers) for move in noted[-1] if move.kind != "pause"]
     assert story == [("grow", 2), ("shrink", 1)]
-    assert noted[-1][-1].reason or noted[-1]
     assert "busy for 1 s" in next(move.reason for move in noted[-1] if move.kind == "shrink")
     steps = [entry["step"] for entry in outcome.history]
     assert steps == sorted(set(steps)) and outcome.metrics["train_steps"] == steps[-1]
