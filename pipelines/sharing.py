@@ -47,7 +47,7 @@ class Worker:
         self._pressed_since: float | None = None
         self._share = 1.0
         self._stretch: Move | None = None
-        """Pauses that are still to be written down: how many, and how long this worker had stood still before them."""
+        """Pauses, one soon after the other: their beginning is written down, how many they were when they are over."""
         self._before_s = self._stretch_ended = 0.0
         self.leaving: Move | None = None
         """Why this worker wants to leave."""
