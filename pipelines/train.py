@@ -173,9 +173,9 @@ def allocator() -> dict[str, str]:
 
 
 def _loop(config: dict[str, Any]) -> dict[str, Any]:
+    give_way()  # before the imports, which take 10 s of a core
     from pipelines import trainer
 
-    give_way()
     try:
         outcome = trainer.fit(Job.model_validate(config))
     except ValueError as error:
