@@ -2,7 +2,7 @@
 
 It must not be what is measured: bytes are counted as they come from the socket, nothing is parsed but the head, and
 whether an answer was whole is looked at after it has ended. A closed loop: each of `concurrency` callers sends its next
-request when its last answer is complete.
+request when its last answer is complete. With a `rate` it is an open one: requests come whoever still waits.
 """
 
 from __future__ import annotations
@@ -49,6 +49,8 @@ class Job(Strict):
     key: str = ""
     streaming: bool = True
     concurrency: int = 1
+    rate: float | None = None
+    """Requests a second, at random intervals (Poisson) that are the same for the same seed; instead of callers."""
     requests: int | None = None
     """Stop after so many ..."""
     seconds: float | None = None
@@ -243,24 +245,44 @@ async def ask_all(job: Job) -> tuple[list[Answer], float, dict[str, float]]:
     loop, answers = asyncio.get_running_loop(), list[Answer]()
     deadline = time.perf_counter() + (job.seconds or 86400)
 
+    async def ask(connection: Connection | None, body: bytes) -> Connection:
+        if connection is None or connection.closed:
+            _, connection = await loop.create_connection(Connection, host, port)
+        request = f"{head}content-length: {len(body)}\r\n\r\n".encode() + body
+        waiting = connection.ask(request)
+        watch = loop.call_later(PATIENCE_S, connection.give_up)
+        answers.append(await waiting)
+        watch.cancel()
+        return connection
+
     async def call() -> None:
         connection: Connection | None = None
         while time.perf_counter() < deadline and (body := next(asking, None)) is not None:
-            if connection is None or connection.closed:
-                _, connection = await loop.create_connection(Connection, host, port)
-            request = f"{head}content-length: {len(body)}\r\n\r\n".encode() + body
-            waiting = connection.ask(request)
-            watch = loop.call_later(PATIENCE_S, connection.give_up)
-            answers.append(await waiting)
-            watch.cancel()
+            connection = await ask(connection, body)
             if answers[-1].failure:
                 await asyncio.sleep(0.05)  # who is refused does not hammer
         if connection is not None:
             connection.close()
 
+    async def arrive(rate: float) -> None:
+        idle, draw, due = list[Connection](), random.Random(job.seed), time.perf_counter()
+
+        async def once(body: bytes) -> None:
+            idle.append(await ask(idle.pop() if idle else None, body))
+
+        async with asyncio.TaskGroup() as under_way:
+            while (due := due + draw.expovariate(rate)) < deadline and (body := next(asking, None)) is not None:
+                await asyncio.sleep(max(0, due - time.perf_counter()))
+                under_way.create_task(once(body))
+        for connection in idle:
+            connection.close()
+
     gc.disable()
     before, began = processor_s(job.watch), time.perf_counter()
-    await asyncio.gather(*(call() for _ in range(job.concurrency)))
+    if job.rate:
+        await arrive(job.rate)
+    else:
+        await asyncio.gather(*(call() for _ in range(job.concurrency)))
     wall_s, spent = time.perf_counter() - began, processor_s(job.watch)
     spent.subtract(before)
     machine_s = spent.pop("machine")

@@ -105,6 +105,8 @@ def _table(found: dict[str, Any], paces: list[Pace] | None = None) -> str:
     if wheel := found["wheel"]:
         rows.append(("wheel", _wheel_line(wheel)))
         rows += [("cycle", _cycle_line(wheel["run"]))] if wheel["run"] else []
+    if training := found["training"]:
+        rows.append(("training", _training_line(training)))
     rows += list(found["addresses"].items())
     if found["addresses"]["mlflow"].startswith("sqlite:"):
         # No server of its own: it would take half a GiB for pages that are looked at now and then.
@@ -148,6 +150,16 @@ def _wheel_line(wheel: dict[str, Any]) -> str:
         f"{'on: ' if wheel['on'] else ''}{wheel['reason']}; recipe {wheel['recipe']}, "
         f"{wheel['fresh']:,} fresh of {wheel['min_feedback']:,} wanted{score}"
     )
+
+
+def _training_line(training: dict[str, Any]) -> str:
+    last = training["moves"][-1]
+    line = f"{training['workers']} of {training['most']} workers" if training["running"] else "over"
+    line += ", paused" if training["paused"] else ""
+    took = "" if last["seconds"] is None else f"{last['times']} times, {last['seconds']:.1f} s; "
+    when = time.strftime("%H:%M:%S", time.localtime(last["time"]))
+    verb = {"pause": "paused", "shrink": f"shrank to {last['workers']}", "grow": f"grew to {last['workers']}"}
+    return f"{line}; last move at {when}: {verb[last['kind']]} ({took}{last['reason']})"
 
 
 def _cycle_line(run: dict[str, Any]) -> str:

@@ -112,13 +112,14 @@ def processes(head: Head) -> list[psutil.Process]:
     """The processes that `start` started, and what they started.
 
     A Ray agent whose raylet was killed lives on, has no parent that tells, and its title has overwritten its
-    environment; but it still writes to the head's logs.
+    environment; but it still writes to the head's logs. Below the place, but not there, others read what serving says
+    of its load (`cluster/pressure.py`): they are not the head's.
     """
     if head.mark is None:
         return []
     found = marked(MARK, head.mark)
     others = set(psutil.process_iter(["name"])) - set(found) if head.place else set()
-    return found + [process for process in others if _writes_below(process, f"{head.place}/")]
+    return found + [process for process in others if _writes_below(process, f"{head.place}/ray/")]
 
 
 def _writes_below(process: psutil.Process, folder: str) -> bool:

@@ -186,4 +186,19 @@ class Decision(Frozen):
     """SHA-256 of this entry without this field: the log is a chain (`cluster/decisions.py`)."""
 
 
+class Move(Frozen):
+    """A training made way for serving, or took back what serving did not need (`cluster/arbiter.py`)."""
+
+    time: float
+    kind: Literal["pause", "shrink", "grow"]
+    workers: int
+    """That there are from then on; in a pause they stand still."""
+    most: int
+    reason: str
+    times: int = 1
+    """Of a pause: how many there were, one soon after the other."""
+    seconds: float | None = None
+    """Of a pause: how long all of them took; None while the first one lasts."""
+
+
 Version.model_rebuild()

@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 
-from cluster import deploy, durable, head, hosting, ports
+from cluster import deploy, durable, head, hosting, ports, pressure
 from cluster.auth import first_key, mint_key
 from cluster.decisions import Alias, fold, read
 from cluster.environment import client_environment, environment
@@ -122,6 +122,7 @@ def status(settings: Settings) -> dict[str, Any]:
         },
         "replicas": None,
         "wheel": None,
+        "training": None,
         "log": _log(settings),
         "metrics": None,
     }
@@ -157,7 +158,26 @@ def status(settings: Settings) -> dict[str, Any]:
                     answer["aliases"][name]["canary"] = rollout["aliases"][name]["canary"]  # with what was seen of it
             if "/admin/wheel" in routes:
                 answer["wheel"] = _ask(settings, "/admin/wheel")
+                answer["training"] = training(settings, (answer["wheel"] or {}).get("run"))
     return answer
+
+
+def training(settings: Settings, run: dict[str, Any] | None) -> dict[str, Any] | None:
+    """How the last run's training shares this cluster with serving; None if it never trained.
+
+    `workers` are those that there are now of `most`; `paused` is what this machine's do just now.
+    """
+    if not run or not run["moves"]:
+        return None
+    running = run["state"] == "running" and run["steps"].get("train", {}).get("state") == "running"
+    here = pressure.Node(pressure.path(settings)).trainers() if running else []
+    return {
+        "running": running,
+        "workers": run["moves"][-1]["workers"] if running else 0,
+        "most": run["moves"][-1]["most"],
+        "paused": any(trainer.paused for trainer in here),
+        "moves": run["moves"],
+    }
 
 
 def _head(settings: Settings, say: Say) -> Head:

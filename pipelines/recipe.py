@@ -12,6 +12,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from cluster.arbiter import Sharing
 from cluster.settings import Strict
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -149,6 +150,11 @@ class TrainingSettings(Strict):
     """What a killed training loses at most."""
     workers: int = Field(default=1, ge=1)
     """Ray Train workers."""
+    min_workers: int | None = Field(default=None, ge=0)
+    """Fewest that are left where serving needs their resources; 0: training waits as long as it takes; left out: as
+    many as `workers`. It divides `workers`, so that fewer workers take more rows each and every step stays the same."""
+    sharing: Sharing = Sharing()
+    """How they make way for serving."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
     """`auto`: GPUs if as many are free as there are workers."""
     seed: int = 0
@@ -173,7 +179,14 @@ class TrainingSettings(Strict):
             raise ValueError(
                 f"{self.parallel} offloads nothing; leave training.offload out, or use fsdp2, zero2, zero3"
             )
+        if self.least > self.workers or (self.least and self.workers % self.least):
+            raise ValueError(f"min_workers is 0 or divides workers, and {self.least} does not divide {self.workers}")
         return self
+
+    @property
+    def least(self) -> int:
+        """Workers that are left in any case."""
+        return self.workers if self.min_workers is None else self.min_workers
 
 
 class JudgeSettings(Strict):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,11 +43,19 @@ class Earlier:
 class Reporter(TrainerCallback):
     """Tells the clock the time; carries progress and checkpoints to the log and to Ray Train.
 
-    Every rank acts on the first one's time, so that all of them log, save and stop at the same step.
+    Every rank acts on the same time, so that all of them log, save and stop at the same step.
     """
 
-    def __init__(self, clock: Clock, work: Work, training: TrainingSettings, earlier: Earlier) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        work: Work,
+        training: TrainingSettings,
+        earlier: Earlier,
+        paused_s: Callable[[], float],
+    ) -> None:
         self._clock, self._work, self._training, self._earlier = clock, work, training, earlier
+        self._paused_s = paused_s
         self.history = earlier.history
         self.losses: list[torch.Tensor] = []
         """Of the step's micro-batches on this worker."""
@@ -60,7 +69,7 @@ class Reporter(TrainerCallback):
         self._clock.tick(state.global_step + 1, self._clock.elapsed_s)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        elapsed_s = self._earlier.seconds + time.monotonic() - self._started
+        elapsed_s = self._earlier.seconds + time.monotonic() - self._started - self._paused_s()
         losses = torch.stack(self.losses)
         self.losses.clear()
         elapsed_s, healthy = _agreed(elapsed_s, bool(losses.isfinite().all()))
@@ -143,11 +152,11 @@ def say(line: str) -> None:
 
 
 def _agreed(elapsed_s: float, healthy: bool) -> tuple[float, bool]:
-    """The first rank's time, and whether all ranks are healthy."""
+    """The time of the rank that has stood still the longest, and whether all ranks are healthy."""
     if not distributed.is_initialized() or distributed.get_world_size() == 1:
         return elapsed_s, healthy
     device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
     mine = torch.tensor([elapsed_s, float(healthy)], dtype=torch.float64, device=device)
     everyone = [torch.empty_like(mine) for _ in range(distributed.get_world_size())]
     distributed.all_gather(everyone, mine)
-    return everyone[0][0].item(), all(bool(rank[1].item()) for rank in everyone)
+    return min(rank[0].item() for rank in everyone), all(bool(rank[1].item()) for rank in everyone)

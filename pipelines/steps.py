@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cluster import durable
-from cluster.records import Frozen, Verdict
+from cluster.records import Frozen, Move, Verdict
 from cluster.settings import Settings
 from pipelines.recipe import Recipe
 
@@ -104,6 +104,8 @@ class RunRecord(Frozen):
     """Ray job that carries this cycle."""
     steps: dict[str, StepRecord] = {}
     timings_s: dict[str, float] = {}
+    moves: list[Move] = []
+    """How its training made way for serving, the last ones."""
     candidate: str | None = None
     verdict: Verdict | None = None
     error: str | None = None

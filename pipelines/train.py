@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,11 @@ from typing import Any
 from cluster.client import Client
 from cluster.head import Head
 from cluster.priority import give_way
-from cluster.records import Frozen, Lineage, Version
+from cluster.records import Frozen, Lineage, Move, Version
 from cluster.registry import Registry
 from cluster.settings import Settings
 from pipelines.artifacts import Candidate, Dataset
+from pipelines.elastic import Elastic, Ground
 from pipelines.evaluate import served
 from pipelines.recipe import EvaluationSettings, TrainingSettings
 from pipelines.steps import Run, digest, manifest
@@ -59,6 +61,8 @@ class Job(Frozen):
     alias: str = "assistant"
     evaluation: EvaluationSettings = EvaluationSettings()
     """How a method that needs answers asks for them and scores them."""
+    ground: Ground | None = None
+    """Where it learns what serving needs; None: it has its machines for itself."""
 
 
 class Outcome(Frozen):
@@ -69,6 +73,8 @@ class Outcome(Frozen):
     """Loss, learning rate and speed, every few seconds."""
     failure: str | None = None
     """Why trying again would not help."""
+    left: Move | None = None
+    """Why it is not the end: the workers made way, and left a checkpoint."""
 
 
 def train(run: Run, dataset: Dataset) -> Candidate:
@@ -99,14 +105,15 @@ def train(run: Run, dataset: Dataset) -> Candidate:
         "base": alias["base"],
         "model": _fingerprint(job.model),
         "parent": champion.id if job.parent else None,
-        "training": settings.model_dump(mode="json", exclude={"checkpoint_every_s"}),
+        "training": settings.model_dump(mode="json", exclude={"checkpoint_every_s", "min_workers", "sharing"}),
         "evaluation": run.recipe.evaluation.model_dump(mode="json") if settings.method == "grpo" else None,
     }
     # Outside the step's folder, which is emptied when a killed step begins anew.
     work = run.folder / f"train-{digest(inputs)[:16]}"
+    job = job.model_copy(update={"ground": Ground.of(run.settings, work)})
 
     def make(folder: Path) -> dict[str, Any]:
-        outcome = fit(job, work, folder)
+        outcome = fit(job, work, folder, lambda moves: run.update(moves=moves))
         return {"metrics": outcome.metrics, "history": outcome.history}
 
     folder = run.step("train", inputs, make)
@@ -114,11 +121,12 @@ def train(run: Run, dataset: Dataset) -> Candidate:
     return _register(run, registry, dataset, champion, job, folder)
 
 
-def fit(job: Job, work: Path, folder: Path) -> Outcome:
+def fit(job: Job, work: Path, folder: Path, note: Callable[[list[Move]], None] = lambda _: None) -> Outcome:
     """Train under Ray Train, from the newest sound checkpoint in `work`, if any; the version's files go to `folder`.
 
-    Raises `ValueError` if the loss or a weight stops being a number, if there is nothing to train on, or if workers
-    died `ATTEMPTS` times: then it may be called again.
+    `note` is told how training made way for serving, all of it, whenever it has done so again. Raises `ValueError` if
+    the loss or a weight stops being a number, if there is nothing to train on, or if workers died `ATTEMPTS` times:
+    then it may be called again.
     """
     import ray
     from ray.exceptions import RayError
@@ -139,25 +147,37 @@ def fit(job: Job, work: Path, folder: Path) -> Outcome:
     settings = job.training
     free = ray.available_resources().get("GPU", 0) >= settings.workers
     use_gpu = settings.device == "gpu" or (settings.device == "auto" and free)
-    trainer = TorchTrainer(
-        _loop,  # type: ignore[arg-type]  # Ray Train V2 hands on what the loop returns
-        train_loop_config=job.model_copy(update={"storage": str(work)}).model_dump(mode="json"),
-        scaling_config=ScalingConfig(num_workers=settings.workers, use_gpu=use_gpu),
-        run_config=RunConfig(  # type: ignore[call-arg]  # mypy sees the class of Ray Train V1
-            name=work.name,
-            storage_path=str(work.parent),
-            failure_config=FailureConfig(max_failures=ATTEMPTS - 1),
-            checkpoint_config=CheckpointConfig(num_to_keep=2),
-            logging_config=LoggingConfig(log_level="WARNING"),  # its own line for each report would drown ours
-            worker_runtime_env={"env_vars": WORKER_ENVIRONMENT | ({} if use_gpu else allocator())},
-        ),
-    )
-    try:
-        result = trainer.fit()
-    except (TrainingFailedError, RayError) as error:
-        cause = str(error).strip().splitlines()[-1]
-        raise ValueError(f"training failed ({cause}); run it again: it goes on from its newest checkpoint") from error
-    outcome = Outcome.model_validate(result.return_value)  # type: ignore[attr-defined]
+    told = job.model_copy(update={"storage": str(work)}).model_dump(mode="json")
+
+    def attempt(workers: int) -> Any:
+        trainer = TorchTrainer(
+            _loop,  # type: ignore[arg-type]  # Ray Train V2 hands on what the loop returns
+            train_loop_config=told,
+            scaling_config=ScalingConfig(num_workers=workers, use_gpu=use_gpu),
+            run_config=RunConfig(  # type: ignore[call-arg]  # mypy sees the class of Ray Train V1
+                name=work.name,
+                storage_path=str(work.parent),
+                failure_config=FailureConfig(max_failures=ATTEMPTS - 1),
+                checkpoint_config=CheckpointConfig(num_to_keep=2),
+                logging_config=LoggingConfig(log_level="WARNING"),  # its own line for each report would drown ours
+                worker_runtime_env={"env_vars": WORKER_ENVIRONMENT | ({} if use_gpu else allocator())},
+            ),
+        )
+        try:
+            return trainer.fit()
+        except (TrainingFailedError, RayError) as error:
+            cause = str(error).strip().splitlines()[-1]
+            raise ValueError(
+                f"training failed ({cause}); run it again: it goes on from its newest checkpoint"
+            ) from error
+
+    if job.ground:
+        result = Elastic(job.ground, settings, use_gpu, note).run(
+            attempt, lambda result: Outcome.model_validate(result.return_value).left
+        )
+    else:
+        result = attempt(settings.workers)
+    outcome = Outcome.model_validate(result.return_value)
     if outcome.failure:
         raise ValueError(f"training failed: {outcome.failure}")
     assert result.checkpoint is not None
@@ -223,9 +243,9 @@ def allocator() -> dict[str, str]:
 
 
 def _loop(config: dict[str, Any]) -> dict[str, Any]:
+    give_way()  # before the imports, which take 10 s of a core
     from pipelines import trainer
 
-    give_way()
     try:
         outcome = trainer.fit(Job.model_validate(config))
     except ValueError as error:

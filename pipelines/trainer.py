@@ -21,6 +21,7 @@ from pipelines.artifacts import read_rows
 from pipelines.methods import Task, Work
 from pipelines.reporter import Earlier, Reporter, report, say
 from pipelines.schedule import Clock
+from pipelines.sharing import Worker, Yielding
 from pipelines.train import Job, Outcome
 
 
@@ -57,20 +58,24 @@ def fit(job: Job) -> Outcome:
             )
         )
         clock = Clock(work.steps, training.max_seconds)
-        reporter = Reporter(clock, work, training, Earlier.read(resume))
+        rank, workers = context.get_world_rank(), context.get_world_size()
+        sharing = Yielding(Worker(job.ground, training, rank, workers, torch.cuda.is_available()))
+        reporter = Reporter(clock, work, training, Earlier.read(resume), lambda: sharing.paused_s)
         trainer = paced(work.trainer)(
             clock=clock,
             losses=reporter.losses,
             model=model,
             args=work.arguments(**_arguments(job, work, bf16, scratch), **settings, **work.settings),
             processing_class=tokenizer,
-            callbacks=[reporter],
+            callbacks=[reporter, sharing],
             **work.options,
         )
         trainer.remove_callback(PrinterCallback)
         again = f", going on after step {reporter.history[-1]['step']:.0f}" if resume else ""
         say(f"{work.summary}; ready after {time.monotonic() - started:.1f} s{again}")
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+        if sharing.left:
+            return Outcome(left=sharing.left)
         reporter.check_weights(trainer.model, clock.step)
         outcome = Outcome(
             metrics={

@@ -21,7 +21,7 @@ from ray import serve
 from ray.serve import Application
 from starlette.types import ASGIApp
 
-from cluster import auth, models, telemetry
+from cluster import auth, environment, models, pressure, telemetry
 from cluster.auth import Keys
 from cluster.decisions import Alias
 from cluster.hosting import deployment_name
@@ -36,6 +36,7 @@ from services.gateway.edge import CALLBACK
 from services.gateway.forward import HttpForwarder
 from services.gateway.keeper import Keeper
 from services.gateway.limits import Meter
+from services.gateway.load import beat
 from services.gateway.versions import Shelf
 from services.gateway.warm import warm_up
 from services.limiter import RayBook
@@ -213,6 +214,8 @@ class Gateway:
         self._replica = serve.get_replica_context().replica_tag
         self._writer = Log(here.state / "log", LogSettings()).writer(f"gateway-{self._replica}")
         self._keeper = Keeper(self._writer)
+        environment.make_folder(here)  # a machine that has joined a head has none yet
+        self._gauge = pressure.Gauge(pressure.path(here))
         mint_key = auth.mint_key(here.state)
         self._forward = HttpForwarder(here.base_url.removesuffix("/v1"), mint_key)
         self._meter = Meter(self._replica, RayBook())
@@ -235,6 +238,7 @@ class Gateway:
                     grammar_steps=settings.most_grammar_steps,
                     caller_grammars=settings.caller_grammars,
                 ),
+                gauge=self._gauge,
                 most_bytes=settings.most_body_bytes,
                 most_ongoing=settings.most_ongoing,
                 shared_prefix_cache=settings.shared_prefix_cache,
@@ -244,7 +248,7 @@ class Gateway:
         await self.reconcile(-1)  # last, so that a replica that becomes ready knows the newest decision
         self._publish()
         follow = self._desired.follow(lambda: self.reconcile(-1), settings.poll_s)
-        running = (follow, self._meter.beat(), self._end_with(engine.state.engine_client))
+        running = (follow, self._meter.beat(), beat(self._gauge), self._end_with(engine.state.engine_client))
         self._tasks = [asyncio.create_task(each) for each in running]
         return app
 
@@ -294,6 +298,8 @@ class Gateway:
         """Serve awaits it when the replica has finished its requests."""
         for task in getattr(self, "_tasks", ()):
             task.cancel()
+        if gauge := getattr(self, "_gauge", None):
+            gauge.close()
         if writer := getattr(self, "_writer", None):
             await self._keeper.settle()
             await asyncio.to_thread(writer.close)

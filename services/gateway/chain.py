@@ -1,8 +1,8 @@
 """The gateway's wiring, on one screen. Pure ASGI: it runs the same around any engine's app, in any server class.
 
 edge (around Serve) -> lobby -> explain -> authenticate -> doors
-    -> admit -> purpose -> limit -> body -> restrict -> route -> record -> engine
-                                                            '-> record -> engine, unseen (a canary's shadow)
+    -> admit -> purpose -> limit -> body -> restrict -> route -> weigh -> record -> engine
+                                                            '-> weigh -> record -> engine, unseen (a canary's shadow)
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cluster.auth import Keys
+from cluster.pressure import Gauge
 from services.gateway.adapters import Adapters
 from services.gateway.body import ReadBody
 from services.gateway.bounds import Bounds
@@ -28,6 +29,7 @@ from services.gateway.errors import send_json
 from services.gateway.feedback import TakeFeedback
 from services.gateway.keeper import Keeper
 from services.gateway.limits import Limit, Meter
+from services.gateway.load import Weigh
 from services.gateway.models import Models
 from services.gateway.parameters import CHAT, COMPLETIONS, RESPONSES, Restrict
 from services.gateway.record import Recorder
@@ -53,6 +55,7 @@ class Parts:
     keeper: Keeper
     meter: Meter
     bounds: Bounds = field(default_factory=Bounds)
+    gauge: Gauge = field(default_factory=Gauge)
     most_bytes: int = 4 * 2**20
     most_ongoing: int = 1024
     most_shadows: int = 8
@@ -62,7 +65,8 @@ class Parts:
 def chain(engine: ASGIApp, parts: Parts) -> ASGIApp:
     """The engine's app behind the gateway."""
     salt_key = None if parts.shared_prefix_cache else parts.mint_key
-    answer = fold(engine, [partial(Recorder, keeper=parts.keeper), partial(EngineDoor, salt_key=salt_key)])
+    record: Link = partial(Recorder, keeper=parts.keeper)
+    answer = fold(engine, [partial(Weigh, gauge=parts.gauge), record, partial(EngineDoor, salt_key=salt_key)])
     read: Link = partial(ReadBody, most_bytes=parts.most_bytes)
     route: Link = partial(
         Route,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 
@@ -69,6 +70,27 @@ async def test_an_answer_of_a_length_ends_with_it_and_the_connection_goes_on() -
         seen = summarize(*await ask_all(Job(url=url, model="m", streaming=False, requests=5)))
     assert (seen.requests, seen.failed, seen.ttft_p50_ms) == (5, 0, None)
     assert len(connections) == 1
+
+
+async def test_requests_at_a_rate_do_not_wait_for_answers() -> None:
+    body = json.dumps({"choices": [{"finish_reason": "length"}]}).encode()
+    asked, enough = 0, asyncio.Event()
+
+    async def answer(writer: asyncio.StreamWriter, _: bytes) -> None:
+        nonlocal asked
+        asked += 1
+        if asked == 20:
+            enough.set()
+        await enough.wait()
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+
+    async with served(answer) as url:
+        answers, *spent = await ask_all(Job(url=url, model="m", streaming=False, rate=200, requests=20, seed="a"))
+    assert summarize(answers, *spent).requests == 20
+    draw = random.Random("a")
+    planned_s = sum(draw.expovariate(200) for _ in range(20)[1:])
+    begun = sorted(answer.begun for answer in answers)
+    assert begun[-1] - begun[0] > planned_s / 2, "and they do not come all at once"
 
 
 @pytest.mark.parametrize(

@@ -21,9 +21,9 @@ from tests.waiting import ended
 
 
 @contextmanager
-def process(variables: dict[str, str]) -> Iterator[psutil.Process]:
+def process(variables: dict[str, str], does: str = "") -> Iterator[psutil.Process]:
     """A process with this environment, as a Ray head that somebody started has one."""
-    program = "print('ready', flush=True); input()"
+    program = f"{does}\nprint('ready', flush=True); input()"
     with subprocess.Popen(
         [sys.executable, "-c", program], env=variables, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as started:
@@ -52,6 +52,20 @@ def test_head_without_the_environment_is_refused_and_what_is_missing_is_named(se
         head.check_environment(settings, gcs)
     assert "started without RAY_AUTH_MODE, RAY_SERVE_ENABLE_HA_PROXY;" in str(refusal.value)
     assert 'eval "$(trivium env)"' in str(refusal.value)
+
+
+def test_process_that_writes_its_logs_is_the_heads_and_one_that_reads_its_load_is_not(tmp_path: Path) -> None:
+    ours = Head("0123456789abcdef", {}, place=str(tmp_path))
+    (tmp_path / "ray").mkdir()
+    agent = f"file = open({str(tmp_path / 'ray' / 'agent.log')!r}, 'w')"
+    reader = (
+        "from pathlib import Path\nfrom cluster.pressure import Gauge, Node\n"
+        f"path = Path({str(tmp_path / 'pressure')!r})\ngauge, node = Gauge(path), Node(path)\nnode.load()"
+    )
+    with process({**os.environ}, agent) as logs, process({**os.environ}, reader) as reads:
+        assert reads.open_files(), "a memory map keeps its file open"
+        found = {each.pid for each in head.processes(ours)}
+        assert logs.pid in found and reads.pid not in found
 
 
 def test_only_processes_with_the_mark_are_ended(settings: Settings) -> None:

@@ -26,6 +26,7 @@ from tests.waiting import eventually
 
 FOUND: dict[str, Any] = {
     "state": "/state", "up": True, "nodes": [], "applications": {}, "aliases": {}, "log": None, "wheel": None,
+    "training": None,
     "addresses": {"api": "http://127.0.0.1:8000/v1", "mlflow": "http://mlflow:5000"}, "metrics": None,
 }  # fmt: skip
 
