@@ -71,7 +71,7 @@ class Row:
     slice: str
     """The tool that the target calls first, or `text`."""
     options: dict[str, Any] = field(default_factory=dict)
-    """What the request said about the form of prompt and answer (`curate.OPTIONS`)."""
+    """What the request said about the form of prompt and answer (`prepare.OPTIONS`)."""
 
 
 @dataclass(frozen=True)

@@ -13,19 +13,18 @@ from cluster.settings import Settings
 from pipelines import holdout
 from pipelines.artifacts import Dataset
 from pipelines.collect import collect
-from pipelines.curate import curate, prepare
+from pipelines.curate import curate
 from pipelines.duplicates import Index, common, signature
+from pipelines.prepare import prepare
 from pipelines.recipe import CurationSettings, Recipe
 from pipelines.steps import Run, TooLittle, manifest
 from pipelines.targets import spoken
 from tests.pipelines.logs import call, corrected, feedback, record, said, write
 
-NONE = common([])
-
 
 def prepared(entry: Any, **given: Any) -> dict[str, Any]:
     ranked = json.dumps([(given.pop("score", 0.0), given.pop("correction", None), "user")])
-    return prepare(entry.model_dump_json(), ranked, CurationSettings(**given), NONE)
+    return prepare(entry.model_dump_json(), ranked, CurationSettings(**given))
 
 
 def test_a_record_becomes_a_row_with_its_target_last() -> None:
