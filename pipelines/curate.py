@@ -63,7 +63,7 @@ def curate(run: Run, snapshot: Snapshot) -> Dataset:
 
 
 def _curate(state: Path, alias: str, snapshot: Snapshot, settings: CurationSettings, out: Path) -> dict[str, Any]:
-    ignored = common(_sample(snapshot.path))
+    ignored = common(sample(snapshot.path))
     parts = _parts(state, snapshot, settings)
     found = parts.make(lambda batch: prepare_batch(batch, settings, ignored))
     light = parts.columns(list(LIGHT))
@@ -209,7 +209,7 @@ def schema() -> pa.Schema:
     return pa.schema([*((name, pa.string()) for name in (*TEXTS, "origin")), ("record_ids", pa.list_(pa.string()))])
 
 
-def _sample(folder: Path) -> list[str]:
+def sample(folder: Path) -> list[str]:
     """What was said in some rows, the same ones however the rows lie in files."""
     import pyarrow as pa
     import pyarrow.compute as pc
