@@ -66,6 +66,8 @@ def with_datasets(cores: int) -> Callable[[Snapshot, Path], list[str]]:
         rows = rows.filter(_usable, batched=True, input_columns=["dropped"], num_proc=cores)
         # Out of a million rows `select` leaves indices; those that come into memory are the columns of hashes.
         light = rows.remove_columns(["messages", "tools", "options", "signature"]).with_format("arrow")[:]
+        light = light.append_column("keys", light["bands"].cast(pa.binary(len(light["bands"][0].as_py()))))
+        light = light.drop_columns(["bands"]).rename_columns({"keys": "bands"})  # `datasets` knows no fixed widths
         drawn = _draw(light["session"].to_pylist(), light["slice"].to_pylist())
         minima = rows.select_columns(["signature"]).with_format("arrow")
         chosen = select(light, Held(), drawn, NONE_HELD, lambda p: _minima(minima[p]["signature"]), 0.85)
@@ -128,7 +130,7 @@ def with_polars(cores: int) -> Callable[[Snapshot, Path], list[str]]:
         for one in minima:
             index.add(None, one)
         table = pl.DataFrame(_matrix(learnt["bands"]))
-        shared = [pl.col(name).is_in(np.unique(keys[:, band])) for band, name in enumerate(table.columns)]
+        shared = [pl.col(name).is_in(pl.Series(np.unique(keys[:, band])).implode()) for band, name in enumerate(table.columns)]
         asked = np.flatnonzero(table.select(pl.any_horizontal(shared)).to_series().to_numpy())
         near = np.zeros(len(learnt), dtype=bool)
         found = _minima(learnt["signature"].gather(asked).to_arrow())
