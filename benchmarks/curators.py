@@ -130,7 +130,8 @@ def with_polars(cores: int) -> Callable[[Snapshot, Path], list[str]]:
         for one in minima:
             index.add(None, one)
         table = pl.DataFrame(_matrix(learnt["bands"]))
-        shared = [pl.col(name).is_in(pl.Series(np.unique(keys[:, band])).implode()) for band, name in enumerate(table.columns)]
+        held_keys = [pl.Series(np.unique(column)).implode() for column in keys.T]
+        shared = [pl.col(name).is_in(known) for name, known in zip(table.columns, held_keys, strict=True)]
         asked = np.flatnonzero(table.select(pl.any_horizontal(shared)).to_series().to_numpy())
         near = np.zeros(len(learnt), dtype=bool)
         found = _minima(learnt["signature"].gather(asked).to_arrow())

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -49,7 +48,7 @@ def prepare_batch(batch: pa.RecordBatch, settings: CurationSettings, ignored: Sh
 def prepare(body: str, feedback: str, settings: CurationSettings) -> dict[str, Any]:
     """One record with its feedback as a row, or the reason why it is none."""
     record = _read(body)
-    tools, tools_text = _tools(bytes(record.tools))
+    tools, tools_text, offered = _tools(bytes(record.tools))
     try:
         answer = choose(record, msgspec.json.decode(feedback), settings.min_score)
         scrubber = Scrubber(settings.scrub)
@@ -66,8 +65,8 @@ def prepare(body: str, feedback: str, settings: CurationSettings) -> dict[str, A
         "messages": _write([*messages, answer]).decode(),
         "tools": tools_text,
         "options": _write({name: record.sampling[name] for name in OPTIONS if name in record.sampling}).decode(),
-        "prompt": _identity([said, tools_text]),
-        "target": _identity([answer, tools_text]),
+        "prompt": _identity([said, offered]),
+        "target": _identity([answer, offered]),
         "spoken": spoken(messages),
         "scrubbed": _write(scrubber.counts).decode(),
     }
@@ -94,9 +93,10 @@ def schema(settings: CurationSettings) -> pa.Schema:
 
 
 @functools.lru_cache(maxsize=256)
-def _tools(raw: bytes) -> tuple[list[dict[str, Any]], str]:
+def _tools(raw: bytes) -> tuple[list[dict[str, Any]], str, str]:
+    """The tools, their text and their identity."""
     tools = msgspec.json.decode(raw)
-    return tools, json.dumps(tools, ensure_ascii=False)
+    return tools, _write(tools).decode(), _identity(tools).hex()
 
 
 def _identity(value: Any) -> bytes:
