@@ -23,7 +23,7 @@ from cluster.settings import Settings
 from pipelines import holdout
 from pipelines.artifacts import Snapshot
 from pipelines.curate import curate, sample
-from pipelines.duplicates import HASHES, Index, Shingles, bands, common, distinct
+from pipelines.duplicates import HASHES, Shingles, bands, clear, common, distinct
 from pipelines.holdout import Draw, Held
 from pipelines.prepare import prepare_batch
 from pipelines.recipe import CurationSettings, Recipe
@@ -126,16 +126,13 @@ def with_polars(cores: int) -> Callable[[Snapshot, Path], list[str]]:
     def _near(learnt: pl.DataFrame, held: pl.DataFrame) -> NDArray[np.bool_]:
         """Which rows are near to a held-out one: those that share a key are looked at."""
         minima = _minima(held["signature"].to_arrow())
-        index, keys = Index(0.85), bands(minima, 0.85)
-        for one in minima:
-            index.add(None, one)
+        keys = bands(minima, 0.85)
         table = pl.DataFrame(_matrix(learnt["bands"]))
         held_keys = [pl.Series(np.unique(column)).implode() for column in keys.T]
         shared = [pl.col(name).is_in(known) for name, known in zip(table.columns, held_keys, strict=True)]
         asked = np.flatnonzero(table.select(pl.any_horizontal(shared)).to_series().to_numpy())
         near = np.zeros(len(learnt), dtype=bool)
-        found = _minima(learnt["signature"].gather(asked).to_arrow())
-        near[asked] = [bool(index.find(one)) for one in found]
+        near[asked] = ~clear(_minima(learnt["signature"].gather(asked).to_arrow()), minima, 0.85)
         return near
 
     return run

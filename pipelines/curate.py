@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from pipelines import holdout
 from pipelines.artifacts import Dataset, Row, Snapshot
-from pipelines.duplicates import HASHES, Index, Shingles, common, signature, signatures
+from pipelines.duplicates import HASHES, Shingles, clear, common, signatures
 from pipelines.parts import Parts, Places
 from pipelines.prepare import LIGHT, TEXTS, prepare_batch
 from pipelines.recipe import CurationSettings
@@ -73,7 +73,7 @@ def _curate(state: Path, alias: str, snapshot: Snapshot, settings: CurationSetti
 
     held = holdout.read(state, alias)
     drawn = holdout.draw(_pairs(light), held, settings.holdout, alias)
-    old = signatures([spoken(json.loads(row["messages"])[:-1]) for row in held.rows], ignored)
+    old = _minima_of(held, ignored)
     chosen = select(light, held, drawn, old, lambda places: _minima(parts, usable[places]), settings.near_duplicate)
     dropped.update(chosen.dropped)
     if len(chosen.train) < settings.min_rows or not (held.rows or len(chosen.holdout)):
@@ -129,6 +129,10 @@ def _minima(parts: Parts, places: Places) -> NDArray[np.uint32]:
     return minima
 
 
+def _minima_of(held: holdout.Held, ignored: Shingles) -> NDArray[np.uint32]:
+    return signatures([spoken(json.loads(row["messages"])[:-1]) for row in held.rows], ignored)
+
+
 def _numbered(table: pa.Table, usable: Places) -> pa.Table:
     """What was chosen among usable rows, with the numbers of all rows, in their order."""
     import pyarrow as pa
@@ -182,15 +186,12 @@ def _replay(
     known = set(chosen["record_ids"].combine_chunks().flatten().to_pylist())
     share = settings.replay.share
     wanted = replay(state, source, round(len(chosen) * share / (1 - share)), known, seed=0)
-    near = Index(settings.near_duplicate)
-    for row in held.rows:
-        near.add(None, signature(spoken(json.loads(row["messages"])[:-1]), ignored))
     held_ids = {request for row in held.rows for request in row["record_ids"]}
-    minima = signatures([spoken(row.messages[:-1]) for row in wanted], ignored)
+    old, new = _minima_of(held, ignored), signatures([spoken(row.messages[:-1]) for row in wanted], ignored)
     clean = [
         row
-        for row, one in zip(wanted, minima, strict=True)
-        if row.session not in held.sessions and not held_ids & set(row.record_ids) and not near.find(one)
+        for row, away in zip(wanted, clear(new, old, settings.near_duplicate), strict=True)
+        if away and row.session not in held.sessions and not held_ids & set(row.record_ids)
     ]
     if len(clean) < len(wanted):
         dropped["replay like a held-out row"] += len(wanted) - len(clean)
@@ -265,12 +266,22 @@ def _save(path: Path, rows: pa.Table) -> bytes:
 
     parquet.write_table(rows, path, use_dictionary=["tools", "options", "origin", "slice"])
     encode = msgspec.json.Encoder().encode
+    light = rows.set_column(rows.column_names.index("tools"), "tools", _hashed(rows["tools"]))
     digests = (
         hashlib.sha256(encode(row)).digest()
-        for batch in rows.to_batches(max_chunksize=1_000)
+        for batch in light.to_batches(max_chunksize=1_000)
         for row in zip(*(column.to_pylist() for column in batch.columns), strict=True)
     )
     return b"".join(digests)
+
+
+def _hashed(texts: Any) -> pa.Array:
+    """Digests of texts that are the same in most rows: each is hashed once."""
+    import pyarrow as pa
+
+    coded = texts.combine_chunks().dictionary_encode()
+    hashed = [hashlib.sha256(text.encode()).hexdigest() for text in coded.dictionary.to_pylist()]
+    return pa.array(hashed, pa.string()).take(coded.indices)
 
 
 def _over(digests: list[bytes]) -> str:

@@ -13,7 +13,6 @@ import unicodedata
 from array import array
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +28,8 @@ Bands = NDArray[np.uint64]
 HASHES = 128
 WIDTH = 5
 SEED = 1
+BLOCK_ROWS = 20_000
+"""Rows that are compared at a time."""
 BATCH_CHARACTERS = 20_000
 """Of the texts that are hashed together: few enough for the processor's caches, whatever a text's length."""
 
@@ -126,37 +127,6 @@ def similarity(one: Signature, other: Signature) -> float:
     return float(np.mean(one == other))
 
 
-class Index:
-    """Finds the signatures that are at least `threshold` similar to a given one."""
-
-    def __init__(self, threshold: float) -> None:
-        self._threshold = threshold
-        self._rows = _band_rows(threshold)
-        self._buckets: dict[tuple[int, int], list[int]] = {}
-        self._keys: list[Any] = []
-        self._signatures = np.empty((256, HASHES), dtype=np.uint32)
-
-    def add(self, key: Any, one: Signature) -> None:
-        place = len(self._keys)
-        if place == len(self._signatures):
-            self._signatures = np.concatenate([self._signatures, np.empty_like(self._signatures)])
-        self._signatures[place] = one
-        self._keys.append(key)
-        for band in self._bands(one):
-            self._buckets.setdefault(band, []).append(place)
-
-    def find(self, one: Signature) -> list[Any]:
-        """Keys of similar signatures, in the order in which they were added."""
-        met = sorted({place for band in self._bands(one) for place in self._buckets.get(band, ())})
-        if not met:
-            return []
-        alike = (self._signatures[met] == one).mean(axis=1) >= self._threshold
-        return [self._keys[place] for place, close in zip(met, alike, strict=True) if close]
-
-    def _bands(self, one: Signature) -> list[tuple[int, int]]:
-        return list(enumerate(bands(one[None], self._threshold)[0].tolist()))
-
-
 def bands(signatures: NDArray[np.uint32], threshold: float) -> Bands:
     """The keys by which rows meet that are `threshold` similar, of (rows, `HASHES`) minima."""
     size = _band_rows(threshold)
@@ -195,6 +165,37 @@ def distinct(
             for bucket in own:
                 bucket.append(place)
     return stays
+
+
+def near(
+    minima: NDArray[np.uint32], held: NDArray[np.uint32], threshold: float
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Pairs of a row and a held one that are near: their numbers, some rows' pairs at a time."""
+    theirs = bands(held, threshold)
+    for first in range(0, len(minima) if len(held) else 0, BLOCK_ROWS):
+        block = minima[first : first + BLOCK_ROWS]
+        keys = bands(block, threshold)
+        met = np.unique(np.concatenate([_met(keys[:, band], theirs[:, band]) for band in range(keys.shape[1])]))
+        row, other = np.divmod(met, len(held))
+        close = (block[row] == held[other]).mean(axis=1) >= threshold
+        yield first + row[close], other[close]
+
+
+def _met(keys: NDArray[np.uint64], theirs: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """Where a key is one of theirs: its place times how many there are of theirs, plus the other's place."""
+    order = np.argsort(theirs)
+    first, last = (np.searchsorted(theirs[order], keys, side) for side in ("left", "right"))
+    counts = last - first
+    nth = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    return np.repeat(np.arange(len(keys)) * len(theirs), counts) + order[np.repeat(first, counts) + nth]
+
+
+def clear(minima: NDArray[np.uint32], held: NDArray[np.uint32], threshold: float) -> NDArray[np.bool_]:
+    """Which rows are near to none of the held."""
+    away = np.ones(len(minima), dtype=bool)
+    for rows, _ in near(minima, held, threshold):
+        away[rows] = False
+    return away
 
 
 def among(values: NDArray[np.uint64], known: NDArray[np.uint64]) -> NDArray[np.bool_]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.duplicates import Bands, Index, among, bands, distinct
+from pipelines.duplicates import Bands, among, bands, clear, distinct
 from pipelines.holdout import Draw, Held
 
 if TYPE_CHECKING:
@@ -73,16 +73,14 @@ class _Chooser:
         """The rows that are not near to a held-out one."""
         if not held.size:
             return places
-        index = Index(self._threshold)
-        for one in held:
-            index.add(None, one)
+        held = np.unique(held, axis=0)
         keys = bands(held, self._threshold)
         meets = np.zeros(len(places), dtype=bool)
         for band in range(keys.shape[1]):
             meets |= among(self._bands[places, band], np.unique(keys[:, band]))
         asked = np.flatnonzero(meets)
-        near = [bool(index.find(one)) for one in self._signatures(places[asked])]
-        return np.delete(places, asked[np.array(near, dtype=bool)])
+        near = asked[~clear(self._signatures(places[asked]), held, self._threshold)]
+        return np.delete(places, near)
 
     def unique(self, places: Places) -> pa.Table:
         """One row for each prompt, the first of `places`, with the ids of those that it stands for.
