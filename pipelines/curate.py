@@ -7,7 +7,6 @@ The work on single rows (choosing, scrubbing, hashing) runs on Ray Data in parts
 
 from __future__ import annotations
 
-import hashlib
 import heapq
 import json
 import shutil
@@ -22,12 +21,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines import holdout
-from pipelines.artifacts import Dataset, Row, Snapshot
+from pipelines.artifacts import Dataset, Snapshot
 from pipelines.duplicates import HASHES, Shingles, clear, common, signatures
 from pipelines.parts import Parts, Places
 from pipelines.prepare import LIGHT, TEXTS, prepare_batch
 from pipelines.recipe import CurationSettings
 from pipelines.replay import replay, source_of
+from pipelines.rows import columns, over, save, schema, write
 from pipelines.selection import select
 from pipelines.steps import Run, TooLittle, digest, manifest
 from pipelines.targets import Logged, spoken
@@ -86,10 +86,10 @@ def _curate(state: Path, alias: str, snapshot: Snapshot, settings: CurationSetti
 
     learnt = _write_chosen(parts, train, out / "train")
     again = _replay(state, alias, settings, train, held, ignored, dropped)
-    learnt += _write(out / "train" / "replay.parquet", again)
-    asked = _write(out / "holdout" / "holdout.parquet", list(held.rows))
+    learnt += write(out / "train" / "replay.parquet", again)
+    asked = write(out / "holdout" / "holdout.parquet", list(held.rows))
     return {
-        "digest": digest([_over(learnt), _over(asked)]),
+        "digest": digest([over(learnt), over(asked)]),
         "table_version": snapshot.table_version,
         "rows": len(train),
         "replay_rows": len(again),
@@ -159,14 +159,14 @@ def _write_chosen(parts: Parts, chosen: pa.Table, folder: Path) -> list[bytes]:
     folder.mkdir()
     split = list(parts.split(chosen["place"].to_numpy()))
 
-    def write(batch: pa.Table) -> pa.Table:
+    def one(batch: pa.Table) -> pa.Table:
         first = batch["place"][0].as_py()
         [(number, _)] = parts.split(np.array([first]))
         rows = _chosen_rows(parts, batch)
-        return pa.table({"number": [number], "digests": [_save(folder / f"{number:05}.parquet", rows)]})
+        return pa.table({"number": [number], "digests": [save(folder / f"{number:05}.parquet", rows)]})
 
     tables = [chosen.slice(int(where[0]), len(where)) for _, where in split]
-    written = ray.data.from_arrow(tables).map_batches(write, batch_format="pyarrow", batch_size=None)
+    written = ray.data.from_arrow(tables).map_batches(one, batch_format="pyarrow", batch_size=None)
     return [digests for block in ray.get(written.to_arrow_refs()) for digests in block["digests"].to_pylist()]
 
 
@@ -195,19 +195,7 @@ def _replay(
     ]
     if len(clean) < len(wanted):
         dropped["replay like a held-out row"] += len(wanted) - len(clean)
-    return [_columns(row) for row in clean]
-
-
-def _columns(row: Row) -> dict[str, Any]:
-    texts = {name: json.dumps(getattr(row, name), ensure_ascii=False) for name in ("messages", "tools", "options")}
-    return {**vars(row), **texts}
-
-
-def schema() -> pa.Schema:
-    """A dataset's columns on disk."""
-    import pyarrow as pa
-
-    return pa.schema([*((name, pa.string()) for name in (*TEXTS, "origin")), ("record_ids", pa.list_(pa.string()))])
+    return [columns(row) for row in clean]
 
 
 def sample(folder: Path) -> list[str]:
@@ -251,42 +239,6 @@ def _scrubbed(column: Any) -> Counter[str]:
     for counts, rows in _counts(column).items():
         total.update({kind: count * rows for kind, count in json.loads(counts).items()})
     return total
-
-
-def _write(path: Path, rows: list[dict[str, Any]]) -> list[bytes]:
-    import pyarrow as pa
-
-    path.parent.mkdir(exist_ok=True)
-    return [_save(path, pa.Table.from_pylist(rows, schema()))]
-
-
-def _save(path: Path, rows: pa.Table) -> bytes:
-    """Write a dataset's rows; their digests, one behind the other."""
-    import pyarrow.parquet as parquet
-
-    parquet.write_table(rows, path, use_dictionary=["tools", "options", "origin", "slice"])
-    encode = msgspec.json.Encoder().encode
-    light = rows.set_column(rows.column_names.index("tools"), "tools", _hashed(rows["tools"]))
-    digests = (
-        hashlib.sha256(encode(row)).digest()
-        for batch in light.to_batches(max_chunksize=1_000)
-        for row in zip(*(column.to_pylist() for column in batch.columns), strict=True)
-    )
-    return b"".join(digests)
-
-
-def _hashed(texts: Any) -> pa.Array:
-    """Digests of texts that are the same in most rows: each is hashed once."""
-    import pyarrow as pa
-
-    coded = texts.combine_chunks().dictionary_encode()
-    hashed = [hashlib.sha256(text.encode()).hexdigest() for text in coded.dictionary.to_pylist()]
-    return pa.array(hashed, pa.string()).take(coded.indices)
-
-
-def _over(digests: list[bytes]) -> str:
-    """Over all rows; the same for any order of rows and any number of files."""
-    return hashlib.sha256(np.sort(np.frombuffer(b"".join(digests), dtype="S32")).tobytes()).hexdigest()
 
 
 def _too_little(rows: int, waiting: dict[str, int], settings: CurationSettings) -> str:

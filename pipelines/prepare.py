@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 OPTIONS = ("tool_choice", "response_format", "parallel_tool_calls", "chat_template_kwargs")
 """What of the request's parameters decides prompt and well-formed answers; evaluation sends them again."""
 TEXTS = ("row_id", "messages", "tools", "session", "slice", "options")
-"""Columns that a dataset has of its rows; its others are made when they are chosen (`curate.schema`)."""
+"""Columns that a dataset has of its rows; its others are made when they are chosen (`rows.schema`)."""
 LIGHT = ("row_id", "time", "session", "slice", "prompt", "target", "bands", "dropped", "scrubbed")
 """Columns that come to the driver: some 350 bytes a row."""
 
