@@ -18,13 +18,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cluster.records import Version
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-
 
 JSON_COLUMNS = ("messages", "tools", "options", "rejected")
 """Columns of a dataset's files that hold JSON."""
@@ -79,7 +75,7 @@ class Row:
     slice: str
     """The tool that the target calls first, or `text`; of a document: its source."""
     options: dict[str, Any] = field(default_factory=dict)
-    """What the request said about the form of prompt and answer (`curate.OPTIONS`)."""
+    """What the request said about the form of prompt and answer (`prepare.OPTIONS`)."""
     rejected: dict[str, Any] | None = None
     """The answer that was given, where the target is its correction."""
 
@@ -117,44 +113,6 @@ class Evaluation:
     """Version id."""
     metrics: dict[str, dict[str, float]] = field(default_factory=dict)
     """For `candidate` and `champion`: means of the score and of the scorer's own parts, such as `tool_accuracy`."""
-
-
-def row_schema() -> pa.Schema:
-    """The columns of a dataset's files."""
-    import pyarrow as pa
-
-    text = ("row_id", "messages", "tools", "origin", "session", "slice", "options", "rejected")
-    return pa.schema([*((name, pa.string()) for name in text), ("record_ids", pa.list_(pa.string()))])
-
-
-def columns(row: Row) -> dict[str, Any]:
-    """A row in those columns."""
-    import json
-
-    given = {name: getattr(row, name) for name in JSON_COLUMNS}
-    texts = {name: json.dumps(value, ensure_ascii=False) for name, value in given.items() if value is not None}
-    return {**vars(row), **texts}
-
-
-def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
-    """One file of a dataset from rows in its columns."""
-    import pyarrow as pa
-    import pyarrow.parquet as parquet
-
-    path.parent.mkdir(exist_ok=True)
-    parquet.write_table(pa.Table.from_pylist(rows, row_schema()), path)
-
-
-def dataset_digest(folder: Path) -> str:
-    """Over all rows of both parts; the same for any order of rows and any number of files."""
-    import pyarrow.parquet as parquet
-
-    from pipelines.steps import digest
-
-    parts = [sorted((folder / part).glob("*.parquet")) for part in ("train", "holdout")]
-    return digest(
-        [sorted(digest(row) for file in files for row in parquet.read_table(file).to_pylist()) for files in parts]
-    )
 
 
 def read_rows(folder: Path) -> list[Row]:

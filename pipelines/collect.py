@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 CODE = 1
 """Raised when the same inputs give another output than before."""
 DAY_S = 86_400
+GROUP_ROWS = 2_000
+"""Of a row group: what comes after reads the snapshot in parts of whole ones."""
 
 
 def collect(run: Run) -> Snapshot:
@@ -84,7 +86,9 @@ def _collect(table_uri: str, version: int, alias: str, window: WindowSettings, o
         joined = batch.append_column("feedback", known["feedback"].take(place))
         return joined.filter(pc.is_valid(place)).select(["request_id", "body", "feedback"])
 
-    table.filter(expr=records).map_batches(join, batch_format="pyarrow", batch_size=None).write_parquet(str(out))
+    table.filter(expr=records).map_batches(join, batch_format="pyarrow", batch_size=None).write_parquet(
+        str(out), row_group_size=GROUP_ROWS
+    )
     rows = sum(pa.parquet.read_metadata(file).num_rows for file in out.glob("*.parquet"))
     if not rows:
         raise TooLittle(

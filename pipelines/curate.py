@@ -1,41 +1,42 @@
 """Step 2: from answers with feedback to a dataset: what to learn, what to measure on, and nothing that is in both.
 
-The work on single rows (choosing, scrubbing, hashing) runs in parallel on Ray Data. What needs all rows at once
-(`pipelines/selection.py`) sees only hashes and signatures, some 800 bytes a row.
+The work on single rows (choosing, scrubbing, hashing) runs on Ray Data in parts that outlive a kill
+(`pipelines/parts.py`), and so does the writing of what was chosen. What needs all rows at once
+(`pipelines/selection.py`) sees columns of hashes, some 350 bytes a row: texts of a million rows never are in one place.
 """
 
 from __future__ import annotations
 
+import heapq
 import json
-import re
+import shutil
+import zlib
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
-from cluster.records import Message, Record
 from pipelines import holdout
-from pipelines.artifacts import Dataset, Snapshot, columns, dataset_digest, row_schema, write_rows
-from pipelines.duplicates import Index, Shingles, common, signature
+from pipelines.artifacts import Dataset, Snapshot
+from pipelines.duplicates import HASHES, Shingles, clear, common, signatures
+from pipelines.parts import Parts, Places
+from pipelines.prepare import LIGHT, TEXTS, prepare_batch
 from pipelines.recipe import CurationSettings
 from pipelines.replay import replay, source_of
-from pipelines.scrub import Scrubber
-from pipelines.selection import Light, select
+from pipelines.rows import columns, over, save, schema, write
+from pipelines.selection import select
 from pipelines.steps import Run, TooLittle, digest, manifest
-from pipelines.targets import Unusable, choose, slice_of, spoken, target
+from pipelines.targets import Logged, spoken
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 CODE = 3
 """Raised when the same inputs give another output than before."""
-OPTIONS = ("tool_choice", "response_format", "parallel_tool_calls", "chat_template_kwargs")
-"""What of the request's parameters decides prompt and well-formed answers; evaluation sends them again."""
-LIGHT = ("row_id", "time", "session", "slice", "prompt", "target", "signature", "dropped", "scrubbed")
-"""Columns of prepared rows that come to the driver."""
-BLOCK_ROWS = 4000
-"""Rows that one worker prepares in some seconds."""
 SAMPLE = 500
 """Rows whose texts say which words are the application's own."""
 
@@ -51,6 +52,7 @@ def curate(run: Run, snapshot: Snapshot) -> Dataset:
         "code": CODE,
     }
     folder = run.step("curate", inputs, lambda out: _curate(run.state, alias, snapshot, settings, out))
+    _drop_parts(run.state)
     made = manifest(folder)
     dropped = ", ".join(f"{count} {reason}" for reason, count in made["dropped"].items()) or "nothing"
     run.report("curate", f"{made['rows']:,} rows, {made['replay_rows']:,} replay, {made['holdout_rows']:,} held out")
@@ -61,48 +63,35 @@ def curate(run: Run, snapshot: Snapshot) -> Dataset:
 
 
 def _curate(state: Path, alias: str, snapshot: Snapshot, settings: CurationSettings, out: Path) -> dict[str, Any]:
-    import pyarrow as pa
-    import ray
-
-    ignored = common(_sample(snapshot.path))
-
-    def work(batch: pa.Table) -> pa.Table:
-        rows = [prepare(row["body"], row["feedback"], settings, ignored) for row in batch.to_pylist()]
-        return pa.Table.from_pylist(rows, _prepared_schema())
-
-    # Ray's own choice of blocks starts a worker for each logical CPU, which takes longer than the rows of a small log.
-    blocks = 1 + snapshot.rows // BLOCK_ROWS if snapshot.rows < 1_000_000 else None
-    prepared = ray.data.read_parquet(str(snapshot.path), file_extensions=["parquet"], override_num_blocks=blocks)
-    prepared = prepared.map_batches(work, batch_format="pyarrow", batch_size=None).materialize()
-
-    table = _rows(prepared.select_columns(list(LIGHT)))
-    dropped = Counter(row["dropped"] for row in table if row["dropped"])
-    scrubbed: Counter[str] = Counter()
-    rows = []
-    for row in table:
-        if not row.pop("dropped"):
-            scrubbed.update(json.loads(row.pop("scrubbed")))
-            rows.append(Light(**{**row, "signature": np.frombuffer(row["signature"], dtype=np.uint32)}))
+    ignored = common(sample(snapshot.path))
+    parts = _parts(state, snapshot, settings)
+    found = parts.make(lambda batch: prepare_batch(batch, settings, ignored))
+    light = parts.columns(list(LIGHT))
+    usable = np.flatnonzero(light["dropped"].is_null().to_numpy())
+    dropped, scrubbed = _counts(light["dropped"]), _scrubbed(light["scrubbed"])
+    light = light.drop_columns(["dropped", "scrubbed"]).take(usable)
 
     held = holdout.read(state, alias)
-    drawn = holdout.draw(((row.session, row.slice) for row in rows), held, settings.holdout, alias)
-    old = [signature(spoken(json.loads(row["messages"])[:-1]), ignored) for row in held.rows]
-    chosen = select(rows, held, drawn, old, settings.near_duplicate)
+    drawn = holdout.draw(_pairs(light), held, settings.holdout, alias)
+    old = _minima_of(held, ignored)
+    chosen = select(light, held, drawn, old, lambda places: _minima(parts, usable[places]), settings.near_duplicate)
     dropped.update(chosen.dropped)
-    if len(chosen.train) < settings.min_rows or not (held.rows or chosen.holdout):
+    if len(chosen.train) < settings.min_rows or not (held.rows or len(chosen.holdout)):
         raise TooLittle(_too_little(len(chosen.train), drawn.waiting, settings))
+    slices = _counts(light["slice"].take(chosen.train["place"]))
+    del light
+    train, measured = (_numbered(table, usable) for table in (chosen.train, chosen.holdout))
     if drawn.slices:
-        held = holdout.append(state, alias, drawn, _rows(_pick(prepared, chosen.holdout)))
+        held = holdout.append(state, alias, drawn, _chosen_rows(parts, measured).to_pylist())
 
-    _pick(prepared, chosen.train).write_parquet(str(out / "train"))
-    known = {request for ids in chosen.train.values() for request in ids}
-    again = _replay(state, alias, settings, len(chosen.train), known, held, ignored, dropped)
-    write_rows(out / "train" / "replay.parquet", again)
-    write_rows(out / "holdout" / "holdout.parquet", list(held.rows))
+    learnt = _write_chosen(parts, train, out / "train")
+    again = _replay(state, alias, settings, train, held, ignored, dropped)
+    learnt += write(out / "train" / "replay.parquet", again)
+    asked = write(out / "holdout" / "holdout.parquet", list(held.rows))
     return {
-        "digest": dataset_digest(out),
+        "digest": digest([over(learnt), over(asked)]),
         "table_version": snapshot.table_version,
-        "rows": len(chosen.train),
+        "rows": len(train),
         "replay_rows": len(again),
         "holdout_rows": len(held.rows),
         "holdout_digest": held.digest,
@@ -110,73 +99,82 @@ def _curate(state: Path, alias: str, snapshot: Snapshot, settings: CurationSetti
         "dropped": dict(sorted(dropped.items())),
         "scrubbed": dict(sorted(scrubbed.items())),
         "waiting": drawn.waiting,
-        "slices": dict(sorted(Counter(row.slice for row in rows if row.row_id in chosen.train).items())),
+        "slices": dict(sorted(slices.items())),
+        "parts": len(parts.all),
+        "parts_found": found,
     }
 
 
-def prepare(body: str, feedback: str, settings: CurationSettings, ignored: Shingles) -> dict[str, Any]:
-    """One record with its feedback as a row, or the reason why it is none."""
-    record = Record.model_validate_json(body)
-    try:
-        answer = choose(record, json.loads(feedback), settings.min_score)
-        scrubber = Scrubber(settings.scrub)
-        messages = [scrubber.message(message) for message in record.messages]
-        answer = target(scrubber.message(answer), record.tools)
-    except Unusable as reason:
-        return {"row_id": record.request_id, "dropped": str(reason)}
-    rejected = corrected(record, answer, scrubber)
-    options = {name: record.sampling[name] for name in OPTIONS if name in record.sampling}
-    tools = json.dumps(record.tools, ensure_ascii=False)
-    said = [[message.get("role"), _plain(message.get("content")), message.get("tool_calls")] for message in messages]
-    return {
-        "row_id": record.request_id,
-        "time": record.time,
-        "session": record.session,
-        "slice": slice_of(answer),
-        "messages": json.dumps([*messages, answer], ensure_ascii=False),
-        "tools": tools,
-        "options": json.dumps(options, ensure_ascii=False),
-        "rejected": rejected and json.dumps(rejected, ensure_ascii=False),
-        "prompt": digest([said, tools]),
-        "target": digest([answer, tools]),
-        "signature": signature(spoken(messages), ignored).tobytes(),
-        "scrubbed": json.dumps(scrubber.counts),
-    }
+def _parts(state: Path, snapshot: Snapshot, settings: CurationSettings) -> Parts:
+    """The snapshot's parts, some of them perhaps made already; those that other curations left behind go."""
+    made_of = [snapshot.path.name, settings.min_score, settings.scrub, settings.near_duplicate, CODE]
+    folder = state / "datasets" / f".prepared-{digest(made_of)[:16]}"
+    _drop_parts(state, but=folder)
+    return Parts(snapshot.path, folder)
 
 
-def corrected(record: Record, answer: Message, scrubber: Scrubber) -> Message | None:
-    """The answer that was given, in canonical form, if the target is another one: what not to say."""
-    if record.answer is None or record.finish_reason == "length":
-        return None
-    try:
-        given = target(scrubber.message(record.answer), record.tools)
-    except Unusable:
-        return None
-    return given if given != answer else None
+def _drop_parts(state: Path, but: Path | None = None) -> None:
+    # The lock on cycles makes us the only one at work here.
+    for folder in (state / "datasets").glob(".prepared-*"):
+        if folder != but:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
-def _pick(prepared: Any, chosen: dict[str, list[str]]) -> Any:
-    """The chosen of the prepared rows, in a dataset's columns."""
+def _minima(parts: Parts, places: Places) -> NDArray[np.uint32]:
+    """Signatures of rows, in the order asked."""
+    minima = np.empty((len(places), HASHES), dtype=np.uint32)
+    for number, where in parts.split(places):
+        rows = parts.read(number, ["signature"])["signature"].take(places[where] - parts.all[number].first)
+        minima[where] = np.frombuffer(b"".join(rows.to_pylist()), dtype=np.uint32).reshape(-1, HASHES)
+    return minima
+
+
+def _minima_of(held: holdout.Held, ignored: Shingles) -> NDArray[np.uint32]:
+    return signatures([spoken(json.loads(row["messages"])[:-1]) for row in held.rows], ignored)
+
+
+def _numbered(table: pa.Table, usable: Places) -> pa.Table:
+    """What was chosen among usable rows, with the numbers of all rows, in their order."""
     import pyarrow as pa
-    import pyarrow.compute as pc
 
-    ids, records = pa.array(list(chosen), pa.string()), pa.array(list(chosen.values()), pa.list_(pa.string()))
+    places = pa.array(usable[table["place"].to_numpy()], pa.int64())
+    return table.set_column(0, "place", places).sort_by("place")
 
-    def pick(batch: pa.Table) -> pa.Table:
-        place = pc.index_in(batch["row_id"], value_set=ids)
-        batch = batch.append_column("record_ids", records.take(place.combine_chunks()))
-        batch = batch.append_column("origin", pa.repeat(pa.scalar("log"), len(batch)))
-        return batch.filter(pc.is_valid(place)).select(row_schema().names).cast(row_schema())
 
-    return prepared.map_batches(pick, batch_format="pyarrow", batch_size=None)
+def _chosen_rows(parts: Parts, chosen: pa.Table) -> pa.Table:
+    """Chosen rows in a dataset's columns."""
+    import pyarrow as pa
+
+    rows = parts.take(chosen["place"].to_numpy(), list(TEXTS))
+    rows = rows.append_column("record_ids", chosen["record_ids"])
+    rows = rows.append_column("origin", pa.repeat(pa.scalar("log"), len(rows)))
+    return rows.select(schema().names).cast(schema())
+
+
+def _write_chosen(parts: Parts, chosen: pa.Table, folder: Path) -> list[bytes]:
+    """A file for each part that has chosen rows, written on Ray Data; the digests of the rows, 32 bytes each."""
+    import pyarrow as pa
+    import ray
+
+    folder.mkdir()
+    split = list(parts.split(chosen["place"].to_numpy()))
+
+    def one(batch: pa.Table) -> pa.Table:
+        first = batch["place"][0].as_py()
+        [(number, _)] = parts.split(np.array([first]))
+        rows = _chosen_rows(parts, batch)
+        return pa.table({"number": [number], "digests": [save(folder / f"{number:05}.parquet", rows)]})
+
+    tables = [chosen.slice(int(where[0]), len(where)) for _, where in split]
+    written = ray.data.from_arrow(tables).map_batches(one, batch_format="pyarrow", batch_size=None)
+    return [digests for block in ray.get(written.to_arrow_refs()) for digests in block["digests"].to_pylist()]
 
 
 def _replay(
     state: Path,
     alias: str,
     settings: CurationSettings,
-    rows: int,
-    known: set[str],
+    chosen: pa.Table,
     held: holdout.Held,
     ignored: Shingles,
     dropped: Counter[str],
@@ -185,53 +183,62 @@ def _replay(
     source = source_of(state, alias, settings.replay)
     if source is None:
         return []
+    known = set(chosen["record_ids"].combine_chunks().flatten().to_pylist())
     share = settings.replay.share
-    wanted = replay(state, source, round(rows * share / (1 - share)), known, seed=0)
-    near = Index(settings.near_duplicate)
-    for row in held.rows:
-        near.add(None, signature(spoken(json.loads(row["messages"])[:-1]), ignored))
+    wanted = replay(state, source, round(len(chosen) * share / (1 - share)), known, seed=0)
     held_ids = {request for row in held.rows for request in row["record_ids"]}
+    old, new = _minima_of(held, ignored), signatures([spoken(row.messages[:-1]) for row in wanted], ignored)
     clean = [
         row
-        for row in wanted
-        if row.session not in held.sessions
-        and not held_ids & set(row.record_ids)
-        and not near.find(signature(spoken(row.messages[:-1]), ignored))
+        for row, away in zip(wanted, clear(new, old, settings.near_duplicate), strict=True)
+        if away and row.session not in held.sessions and not held_ids & set(row.record_ids)
     ]
     if len(clean) < len(wanted):
         dropped["replay like a held-out row"] += len(wanted) - len(clean)
     return [columns(row) for row in clean]
 
 
-def _rows(dataset: Any) -> list[dict[str, Any]]:
-    """All rows of a Ray dataset here."""
-    import ray
-
-    return [row for block in ray.get(dataset.to_arrow_refs()) for row in block.to_pylist()]
-
-
-def _prepared_schema() -> pa.Schema:
-    import pyarrow as pa
-
-    rows = ("row_id", "session", "slice", "messages", "tools", "options", "rejected")
-    names = (*rows, "prompt", "target", "scrubbed", "dropped")
-    return pa.schema([*((name, pa.string()) for name in names), ("time", pa.float64()), ("signature", pa.binary())])
-
-
-def _sample(folder: Path) -> list[str]:
+def sample(folder: Path) -> list[str]:
     """What was said in some rows, the same ones however the rows lie in files."""
+    import pyarrow as pa
     import pyarrow.compute as pc
-    import pyarrow.dataset as datasets
 
-    rows = datasets.dataset(str(folder), format="parquet", exclude_invalid_files=True)
-    ids = rows.to_table(columns=["request_id"]).column(0).to_pylist()
-    few = sorted(ids, key=digest)[:SAMPLE]
-    bodies = rows.to_table(columns=["body"], filter=pc.field("request_id").isin(few)).column(0).to_pylist()
-    return [spoken(Record.model_validate_json(body).messages) for body in bodies]
+    def drawn(request: str) -> tuple[int, str]:
+        return zlib.crc32(request.encode()), request
+
+    ids = (request for batch in _batches(folder, ["request_id"]) for request in batch["request_id"].to_pylist())
+    few = pa.array(heapq.nsmallest(SAMPLE, ids, key=drawn), pa.string())
+    bodies = (
+        body
+        for batch in _batches(folder, ["request_id", "body"])
+        for body in batch.filter(pc.is_in(batch["request_id"], value_set=few))["body"].to_pylist()
+    )
+    return [spoken(msgspec.json.decode(body, type=Logged).messages) for body in bodies]
 
 
-def _plain(content: Any) -> Any:
-    return re.sub(r"\s+", " ", content).strip() if isinstance(content, str) else content
+def _batches(folder: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    import pyarrow.parquet as parquet
+
+    for path in sorted(folder.glob("*.parquet")):
+        with parquet.ParquetFile(path) as file:
+            yield from file.iter_batches(columns=columns)
+
+
+def _pairs(light: pa.Table) -> Iterator[tuple[str, str]]:
+    """Session and slice of each row."""
+    for batch in light.select(["session", "slice"]).to_batches():
+        yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
+
+
+def _counts(column: Any) -> Counter[str]:
+    return Counter({each["values"]: each["counts"] for each in column.drop_null().value_counts().to_pylist()})
+
+
+def _scrubbed(column: Any) -> Counter[str]:
+    total: Counter[str] = Counter()
+    for counts, rows in _counts(column).items():
+        total.update({kind: count * rows for kind, count in json.loads(counts).items()})
+    return total
 
 
 def _too_little(rows: int, waiting: dict[str, int], settings: CurationSettings) -> str:

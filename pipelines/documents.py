@@ -13,9 +13,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from pipelines.artifacts import Dataset, Row, columns, dataset_digest, row_schema, write_rows
+from pipelines.artifacts import Dataset, Row
 from pipelines.recipe import DocumentSettings
-from pipelines.steps import Run, manifest
+from pipelines.rows import columns, digests, over, schema, write
+from pipelines.steps import Run, digest, manifest
 
 CODE = 1
 """Raised when the same inputs give another output than before."""
@@ -63,6 +64,7 @@ def _kind(file: Path) -> str | None:
 def _documents(settings: DocumentSettings, files: list[Path], out: Path) -> dict[str, Any]:
     import pyarrow as pa
     import pyarrow.compute as pc
+    import pyarrow.parquet as parquet
     import ray
 
     paths = [str(file) for file in files]
@@ -78,7 +80,7 @@ def _documents(settings: DocumentSettings, files: list[Path], out: Path) -> dict
     def work(batch: pa.Table) -> pa.Table:
         given = [_parsed(row["text"]) if lines else row for row in batch.to_pylist()]
         found = [prepare(line, settings) for line in given]
-        return pa.Table.from_pylist([columns(row) if row else {} for row in found], row_schema())
+        return pa.Table.from_pylist([columns(row) if row else {} for row in found], schema())
 
     prepared = read.map_batches(work, batch_format="pyarrow", batch_size=None).materialize()
     found = [name for block in ray.get(prepared.select_columns(["row_id"]).to_arrow_refs()) for name in _ids(block)]
@@ -100,15 +102,19 @@ def _documents(settings: DocumentSettings, files: list[Path], out: Path) -> dict
     prepared.map_batches(trained, batch_format="pyarrow", batch_size=None).write_parquet(str(out / "train"))
     blocks = ray.get(prepared.map_batches(measured, batch_format="pyarrow", batch_size=None).to_arrow_refs())
     rows = {row["row_id"]: row for block in blocks for row in block.to_pylist()}
-    write_rows(out / "holdout" / "holdout.parquet", [_beginning(rows[name]) for name in sorted(rows)])
-    kept = [name for file in (out / "train").glob("*.parquet") for name in _slices(file)]
+    asked = write(out / "holdout" / "holdout.parquet", [_beginning(rows[name]) for name in sorted(rows)])
+    slices, learnt = Counter[str](), list[bytes]()
+    for file in sorted((out / "train").glob("*.parquet")):
+        table = parquet.read_table(file)
+        slices.update(table["slice"].to_pylist())
+        learnt.append(digests(table))
     return {
-        "digest": dataset_digest(out),
-        "rows": len(kept),
+        "digest": digest([over(learnt), over(asked)]),
+        "rows": slices.total(),
         "holdout_rows": len(rows),
         "settings": settings.model_dump(mode="json"),
         "dropped": found.count(None),
-        "slices": dict(sorted(Counter(kept).items())),
+        "slices": dict(sorted(slices.items())),
     }
 
 
@@ -149,12 +155,6 @@ def _columns(file: Path, settings: DocumentSettings) -> list[str]:
 
 def _ids(block: Any) -> list[str | None]:
     return block.column("row_id").to_pylist() if block.num_rows else []
-
-
-def _slices(file: Path) -> list[str]:
-    import pyarrow.parquet as parquet
-
-    return parquet.read_table(file, columns=["slice"]).column("slice").to_pylist()
 
 
 def _beginning(row: dict[str, Any]) -> dict[str, Any]:

@@ -1,16 +1,18 @@
-"""Near duplicates by MinHash and locality-sensitive hashing: plain NumPy on one row, one dictionary look-up per band.
+"""Near duplicates by MinHash and locality-sensitive hashing: texts hashed by the batch, minima found in Rust (rensa).
 
 Broder, "On the resemblance and containment of documents" (1997); Leskovec, Rajaraman and Ullman, "Mining of Massive
 Datasets", chapter 3. Two texts are compared by the Jaccard similarity of their character 5-grams, estimated from 128
-hash minima (standard error at most 0.044). A signature takes 512 bytes, so a million rows are compared in one process.
+hash minima (standard error at most 0.044). A signature takes 512 bytes; what meets another row by a band of them has
+its signature looked at, all others only their bands' keys: 128 bytes a row at the default threshold.
 """
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable
-from typing import Any
+from array import array
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +22,16 @@ Shingles = NDArray[np.uint64]
 Signature = NDArray[np.uint32]
 """`HASHES` minima."""
 
+Bands = NDArray[np.uint64]
+"""(rows, bands): two rows that share a key meet; a key's place, which band it is of, counts."""
+
 HASHES = 128
 WIDTH = 5
+SEED = 1
+BLOCK_ROWS = 20_000
+"""Rows that are compared at a time."""
+BATCH_CHARACTERS = 20_000
+"""Of the texts that are hashed together: few enough for the processor's caches, whatever a text's length."""
 
 
 def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -31,9 +41,8 @@ def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return values ^ (values >> np.uint64(31))
 
 
-# Multiply-shift hashing (Dietzfelbinger): odd 64-bit factors, the upper 32 bits of the product.
-_FACTORS = _mix(np.arange(1, HASHES + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)) | np.uint64(1)
 _POWERS = np.cumprod(np.full(WIDTH, 0x100000001B3, dtype=np.uint64))
+_ODD = np.uint64(0x9E3779B97F4A7C15)
 
 
 def normalised(text: str) -> str:
@@ -43,10 +52,21 @@ def normalised(text: str) -> str:
 
 def shingles(text: str) -> Shingles:
     """A text's 5-grams; a shorter text is padded, so every text has at least one."""
-    text = f" {normalised(text)} ".ljust(WIDTH)
-    codes = np.frombuffer(text.encode("utf-32-le", "replace"), dtype=np.uint32).astype(np.uint64)
-    count = len(codes) - WIDTH + 1
-    return np.unique(_mix(sum(codes[place : place + count] * _POWERS[place] for place in range(WIDTH))))
+    return np.unique(_grams([text])[0])
+
+
+def _grams(texts: Sequence[str]) -> tuple[Shingles, NDArray[np.int64]]:
+    """Hashes of the 5-grams of all texts behind one another, in order, and how many each text has."""
+    padded = [f" {normalised(text)} ".ljust(WIDTH) for text in texts]
+    counts = np.fromiter(map(len, padded), np.int64, len(padded)) - (WIDTH - 1)
+    codes = np.frombuffer("".join(padded).encode("utf-32-le", "replace"), dtype=np.uint32).astype(np.uint64)
+    size = len(codes) - WIDTH + 1
+    grams = _mix(sum(codes[place : place + size] * _POWERS[place] for place in range(WIDTH)))
+    within = np.ones(size, dtype=bool)  # not those that begin in one text and end in the next
+    borders = np.cumsum(counts + (WIDTH - 1))[:-1]
+    for before in range(1, WIDTH):
+        within[borders - before] = False
+    return grams[within], counts
 
 
 def common(texts: Iterable[str]) -> Shingles:
@@ -63,11 +83,43 @@ def common(texts: Iterable[str]) -> Shingles:
 
 def signature(text: str, ignored: Shingles | None = None) -> Signature:
     """128 minima over the text's 5-grams, less the ignored ones (unless the text holds nothing else)."""
-    grams = shingles(text)
-    if ignored is not None and ignored.size:
-        own = np.setdiff1d(grams, ignored, assume_unique=True)
-        grams = own if own.size else grams
-    return ((grams[:, None] * _FACTORS) >> np.uint64(32)).min(axis=0).astype(np.uint32)
+    return signatures([text], ignored)[0]
+
+
+def signatures(texts: Sequence[str], ignored: Shingles | None = None) -> NDArray[np.uint32]:
+    """`signature` of each text: (texts, `HASHES`)."""
+    made = [_minima(*_own(*_grams(batch), ignored)) for batch in _batches(texts)]
+    return np.concatenate(made) if made else np.empty((0, HASHES), dtype=np.uint32)
+
+
+def _batches(texts: Sequence[str]) -> Iterator[Sequence[str]]:
+    first, size = 0, 0
+    for place, text in enumerate(texts):
+        if size > BATCH_CHARACTERS:
+            yield texts[first:place]
+            first, size = place, 0
+        size += len(text)
+    if first < len(texts):
+        yield texts[first:]
+
+
+def _own(grams: Shingles, counts: NDArray[np.int64], ignored: Shingles | None) -> tuple[Shingles, NDArray[np.int64]]:
+    """The 5-grams of each text without the ignored ones, unless it holds nothing else."""
+    if ignored is None or not ignored.size:
+        return grams, counts
+    own = ~among(grams, ignored)
+    left = np.add.reduceat(own, np.cumsum(counts) - counts, dtype=np.int64)
+    own |= np.repeat(left == 0, counts)
+    return grams[own], np.where(left == 0, counts, left)
+
+
+def _minima(grams: Shingles, counts: NDArray[np.int64]) -> NDArray[np.uint32]:
+    from rensa import RMinHash
+
+    ends = np.concatenate([[0], np.cumsum(counts)]).astype(np.uint64)
+    rows = RMinHash.digest_matrix_from_flat_token_hashes(grams, ends, HASHES, SEED).to_rows()
+    # From lists of numbers an array makes bytes in a third of NumPy's time.
+    return np.frombuffer(b"".join(array("I", row) for row in rows), dtype=np.uint32).reshape(-1, HASHES)
 
 
 def similarity(one: Signature, other: Signature) -> float:
@@ -75,36 +127,90 @@ def similarity(one: Signature, other: Signature) -> float:
     return float(np.mean(one == other))
 
 
-class Index:
-    """Finds the signatures that are at least `threshold` similar to a given one."""
+def bands(signatures: NDArray[np.uint32], threshold: float) -> Bands:
+    """The keys by which rows meet that are `threshold` similar, of (rows, `HASHES`) minima."""
+    size = _band_rows(threshold)
+    count = HASHES // size
+    minima = signatures[:, : count * size].reshape(-1, count, size).astype(np.uint64)
+    keys = np.zeros(minima.shape[:2], dtype=np.uint64)
+    for place in range(size):
+        keys = _mix(keys ^ minima[:, :, place]) * _ODD
+    return keys
 
-    def __init__(self, threshold: float) -> None:
-        self._threshold = threshold
-        self._rows = _band_rows(threshold)
-        self._buckets: dict[tuple[int, bytes], list[int]] = {}
-        self._keys: list[Any] = []
-        self._signatures = np.empty((256, HASHES), dtype=np.uint32)
 
-    def add(self, key: Any, one: Signature) -> None:
-        place = len(self._keys)
-        if place == len(self._signatures):
-            self._signatures = np.concatenate([self._signatures, np.empty_like(self._signatures)])
-        self._signatures[place] = one
-        self._keys.append(key)
-        for band in self._bands(one):
-            self._buckets.setdefault(band, []).append(place)
+def distinct(
+    keys: Bands,
+    groups: NDArray[np.int64],
+    signatures: Callable[[NDArray[np.int64]], NDArray[np.uint32]],
+    threshold: float,
+) -> NDArray[np.bool_]:
+    """Which rows stay if each goes that is near to an earlier one of its group that stays. Rows stand in order.
 
-    def find(self, one: Signature) -> list[Any]:
-        """Keys of similar signatures, in the order in which they were added."""
-        met = sorted({place for band in self._bands(one) for place in self._buckets.get(band, ())})
-        if not met:
-            return []
-        alike = (self._signatures[met] == one).mean(axis=1) >= self._threshold
-        return [self._keys[place] for place, close in zip(met, alike, strict=True) if close]
+    `signatures` gives those of the rows asked for: of the few that meet another one.
+    """
+    keys = keys ^ _mix(groups.astype(np.uint64) + np.uint64(1))[:, None]
+    meets = np.zeros(keys.shape, dtype=bool)
+    for band in range(keys.shape[1]):
+        meets[:, band] = _repeated(keys[:, band])
+    asked = np.flatnonzero(meets.any(axis=1))
+    minima = signatures(asked)
+    stays = np.ones(len(keys), dtype=bool)
+    buckets: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for place, row in enumerate(asked):
+        own = [buckets[band, int(keys[row, band])] for band in np.flatnonzero(meets[row])]
+        met = list({other for bucket in own for other in bucket})
+        if met and ((minima[met] == minima[place]).mean(axis=1) >= threshold).any():
+            stays[row] = False
+        else:
+            for bucket in own:
+                bucket.append(place)
+    return stays
 
-    def _bands(self, one: Signature) -> list[tuple[int, bytes]]:
-        size = self._rows
-        return [(start, one[start : start + size].tobytes()) for start in range(0, HASHES - size + 1, size)]
+
+def near(
+    minima: NDArray[np.uint32], held: NDArray[np.uint32], threshold: float
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Pairs of a row and a held one that are near: their numbers, some rows' pairs at a time."""
+    theirs = bands(held, threshold)
+    for first in range(0, len(minima) if len(held) else 0, BLOCK_ROWS):
+        block = minima[first : first + BLOCK_ROWS]
+        keys = bands(block, threshold)
+        met = np.unique(np.concatenate([_met(keys[:, band], theirs[:, band]) for band in range(keys.shape[1])]))
+        row, other = np.divmod(met, len(held))
+        close = (block[row] == held[other]).mean(axis=1) >= threshold
+        yield first + row[close], other[close]
+
+
+def _met(keys: NDArray[np.uint64], theirs: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """Where a key is one of theirs: its place times how many there are of theirs, plus the other's place."""
+    order = np.argsort(theirs)
+    first, last = (np.searchsorted(theirs[order], keys, side) for side in ("left", "right"))
+    counts = last - first
+    nth = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    return np.repeat(np.arange(len(keys)) * len(theirs), counts) + order[np.repeat(first, counts) + nth]
+
+
+def clear(minima: NDArray[np.uint32], held: NDArray[np.uint32], threshold: float) -> NDArray[np.bool_]:
+    """Which rows are near to none of the held."""
+    away = np.ones(len(minima), dtype=bool)
+    for rows, _ in near(minima, held, threshold):
+        away[rows] = False
+    return away
+
+
+def among(values: NDArray[np.uint64], known: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """Which of the values are known; `known` is sorted, not empty, and a good deal shorter."""
+    return known[np.searchsorted(known, values).clip(max=known.size - 1)] == values
+
+
+def _repeated(values: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """Which values are there more than once."""
+    order = np.argsort(values)
+    same = values[order[1:]] == values[order[:-1]]
+    repeated = np.zeros(len(values), dtype=bool)
+    repeated[order[1:][same]] = True
+    repeated[order[:-1][same]] = True
+    return repeated
 
 
 def _band_rows(threshold: float) -> int:

@@ -13,19 +13,18 @@ from cluster.settings import Settings
 from pipelines import holdout
 from pipelines.artifacts import Dataset
 from pipelines.collect import collect
-from pipelines.curate import curate, prepare
-from pipelines.duplicates import Index, common, signature
+from pipelines.curate import curate, sample
+from pipelines.duplicates import common, signatures, similarity
+from pipelines.prepare import prepare
 from pipelines.recipe import CurationSettings, Recipe
 from pipelines.steps import Run, TooLittle, manifest
 from pipelines.targets import spoken
 from tests.pipelines.logs import call, corrected, feedback, record, said, write
 
-NONE = common([])
-
 
 def prepared(entry: Any, **given: Any) -> dict[str, Any]:
     ranked = json.dumps([(given.pop("score", 0.0), given.pop("correction", None), "user")])
-    return prepare(entry.model_dump_json(), ranked, CurationSettings(**given), NONE)
+    return prepare(entry.model_dump_json(), ranked, CurationSettings(**given))
 
 
 def test_a_record_becomes_a_row_with_its_target_last() -> None:
@@ -111,11 +110,10 @@ class TestDataset:
         train, held = dataset.train(), dataset.holdout()
         assert train and held
         assert not {row.session for row in train} & {row.session for row in held}
-        index = Index(0.85)
-        ignored = common([spoken(row.messages[:-1]) for row in [*train, *held]])
-        for row in held:
-            index.add(row.row_id, signature(spoken(row.messages[:-1]), ignored))
-        assert [row for row in train if index.find(signature(spoken(row.messages[:-1]), ignored))] == []
+        [snapshot] = (tmp_path / "datasets").glob("collect-*")
+        ignored = common(sample(snapshot))
+        learnt, measured = (signatures([spoken(row.messages[:-1]) for row in rows], ignored) for rows in (train, held))
+        assert [(one, other) for one in learnt for other in measured if similarity(one, other) >= 0.85] == []
         assert manifest(dataset.path)["dropped"]["like a held-out row"] >= len(held) // 2
 
     def test_the_digest_is_the_same_for_any_order_and_any_number_of_workers(self, tmp_path: Path) -> None:

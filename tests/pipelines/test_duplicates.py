@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipelines.duplicates import Index, common, shingles, signature, similarity
+from pipelines.duplicates import bands, clear, common, distinct, near, shingles, signature, signatures, similarity
 
 
 def jaccard(one: str, other: str) -> float:
@@ -31,31 +31,42 @@ def test_case_and_punctuation_do_not_count() -> None:
     assert np.array_equal(signature("Play “Hurt”,  please!"), signature("play hurt please"))
 
 
-def test_index_finds_what_comparing_all_pairs_finds() -> None:
+def test_keys_find_what_comparing_all_pairs_finds() -> None:
     cities = ["Oslo", "Lima", "Cairo", "Quito", "Hanoi", "Perth"]
     days = ["today", "tomorrow", "tomorrow morning", "on Monday", "on monday", "next week"]
-    texts = [f"what will the weather be like in {city} {day}" for city in cities for day in days]
-    signatures = [signature(text) for text in texts]
+    minima = signatures([f"what will the weather be like in {city} {day}" for city in cities for day in days])
     for threshold in (0.5, 0.7, 0.85, 0.95, 1.0):
-        index = Index(threshold)
-        found = []
-        for place, one in enumerate(signatures):
-            found.append(index.find(one))
-            index.add(place, one)
-        expected = [
-            [other for other in range(place) if similarity(one, signatures[other]) >= threshold]
-            for place, one in enumerate(signatures)
-        ]
-        missed = sum(len(want) - len(got) for want, got in zip(expected, found, strict=True))
-        assert all(set(got) <= set(want) for want, got in zip(expected, found, strict=True))
-        assert missed <= 0.01 * sum(map(len, expected)) + 1
+        found = {pair for rows, others in near(minima, minima, threshold) for pair in zip(rows, others, strict=True)}
+        expected = {
+            (one, other)
+            for one in range(len(minima))
+            for other in range(len(minima))
+            if similarity(minima[one], minima[other]) >= threshold
+        }
+        assert found <= expected
+        assert len(expected - found) <= 0.01 * len(expected) + 2
 
 
-def test_an_index_grows_beyond_its_first_room() -> None:
-    index = Index(0.85)
-    for number in range(600):
-        index.add(number, signature(f"{number * 7919} is the number of this text {number * 104729}"))
-    assert 555 in index.find(signature(f"{555 * 7919} is the number of this text {555 * 104729}"))
+def test_rows_are_compared_block_by_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    minima = signatures([f"{number * 7919} is the number of this text {number * 104729}" for number in range(600)])
+    monkeypatch.setattr("pipelines.duplicates.BLOCK_ROWS", 70)
+    assert np.flatnonzero(~clear(minima, minima[[3, 555]], 0.85)).tolist() == [3, 555]
+    assert clear(minima, minima[:0], 0.85).all() and len(clear(minima[:0], minima, 0.85)) == 0
+
+
+def test_a_row_goes_if_an_earlier_one_of_its_group_that_stays_is_near() -> None:
+    texts = ["will it rain in Oslo tomorrow morning", "play some jazz", "Will it rain in Oslo tomorrow morning?"] * 2
+    minima = signatures(texts)
+    asked: list[int] = []
+
+    def some(rows: np.ndarray) -> np.ndarray:
+        asked.extend(rows.tolist())
+        return minima[rows]
+
+    groups = np.array([0, 0, 0, 1, 1, 0])
+    stays = distinct(bands(minima, 0.85), groups, some, 0.85)
+    assert stays.tolist() == [True, True, False, True, True, False]
+    assert asked == [0, 2, 5]  # the others met nobody of their group
 
 
 def test_the_words_of_a_template_do_not_make_prompts_alike() -> None:

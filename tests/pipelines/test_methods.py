@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as parquet
 import pytest
 
-from pipelines.artifacts import Dataset, Row, columns, row_schema
+from pipelines.artifacts import Dataset, Row
 from pipelines.methods.pretrain import encode
+from pipelines.rows import columns, write
 from tests.pipelines.training import QUICK, in_this_process, job
 
 ray = pytest.mark.ray
@@ -24,8 +23,7 @@ def document(number: int, text: str) -> Row:
 def books(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     folder = tmp_path_factory.mktemp("books")
     rows = [columns(document(n, "book rome at noon, play jazz at five. " * (1 + n % 9))) for n in range(60)]
-    (folder / "train").mkdir()
-    parquet.write_table(pa.Table.from_pylist(rows, row_schema()), folder / "train" / "part.parquet")
+    write(folder / "train" / "part.parquet", rows)
     return Dataset(folder, "digest-2", 60, 0, 0, None)
 
 

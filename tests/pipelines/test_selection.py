@@ -1,27 +1,56 @@
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from typing import Any
 
+import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.duplicates import signature
+from pipelines.duplicates import bands, signatures
 from pipelines.holdout import Draw, Held
-from pipelines.selection import Light, Selection, select
+from pipelines.selection import select
+
+
+@dataclass(frozen=True)
+class Light:
+    """A row, with its text where `select` gets its hashes."""
+
+    row_id: str
+    time: float
+    session: str
+    slice: str
+    prompt: str
+    target: str
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Row ids, each with the ids of all records that it stands for."""
+
+    train: dict[str, list[str]]
+    holdout: dict[str, list[str]]
+    dropped: dict[str, int]
 
 
 def light(number: int, text: str, target: str = "t", **changes: Any) -> Light:
     row = {"row_id": f"r{number}", "time": float(number), "session": f"s{number}", "slice": "a"}
-    return Light(**{**row, "prompt": text, "target": target, "signature": signature(text), **changes})
+    return Light(**{**row, "prompt": text, "target": target, **changes})
 
 
 TEXTS = ["play hurt", "will it rain in oslo", "book a table for two", "rate this essay five stars", "add it to my list"]
 
 
-def chosen(
-    rows: list[Light], held: Held | None = None, drawn: Draw | None = None, old: tuple[str, ...] = ()
-) -> Selection:
-    return select(rows, held or Held(), drawn or Draw(), [signature(text) for text in old], 0.85)
+def chosen(rows: list[Light], held: Held | None = None, drawn: Draw | None = None, old: tuple[str, ...] = ()) -> Chosen:
+    minima = signatures([row.prompt for row in rows])
+    keys = pa.array([one.tobytes() for one in bands(minima, 0.85)], pa.binary(128))
+    table = pa.Table.from_pylist([asdict(row) for row in rows]).append_column("bands", keys)
+    found = select(table, held or Held(), drawn or Draw(), signatures(old), lambda places: minima[places], 0.85)
+
+    def by_id(kept: pa.Table) -> dict[str, list[str]]:
+        return {rows[row["place"]].row_id: row["record_ids"] for row in kept.to_pylist()}
+
+    return Chosen(by_id(found.train), by_id(found.holdout), found.dropped)
 
 
 def test_of_the_same_request_one_row_stays_and_keeps_all_ids() -> None:
