@@ -35,6 +35,11 @@ def arguments(training: TrainingSettings, bf16: bool) -> dict[str, Any]:
             }
         case stage:
             chosen = {"deepspeed": _deepspeed(int(stage[-1]), training.offload and not cpu, bf16)}
+            if cpu:
+                import deepspeed.comm.torch
+
+                # An extension that DeepSpeed would compile, for a minute, to share memory on one machine; gloo does.
+                deepspeed.comm.torch.build_shm_op = lambda: None
     if cpu:
         _shard_on_cpus()
     return chosen
