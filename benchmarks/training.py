@@ -6,7 +6,6 @@ has trained on its worker says on the machine's board (`cluster/pressure.py`).
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -14,7 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -108,15 +107,12 @@ def _wait(training: Training, log: Path) -> None:
 
 def rows(folder: Path) -> None:
     """Rows as `curate` would write them, from the seed model's generator."""
-    import pyarrow as pa
-    import pyarrow.parquet as parquet
-
     from pipelines.replay import replay
+    from pipelines.rows import columns, write
 
-    made = [asdict(row) for row in replay(folder, {"from": "seed"}, ROWS, set(), seed=0)]
-    as_text = [{**row, **{name: json.dumps(row[name]) for name in ("messages", "tools", "options")}} for row in made]
-    (folder / "dataset" / "train").mkdir(parents=True)
-    parquet.write_table(pa.Table.from_pylist(as_text), folder / "dataset" / "train" / "part.parquet")
+    (folder / "dataset").mkdir()
+    made = replay(folder, {"from": "seed"}, ROWS, set(), seed=0)
+    write(folder / "dataset" / "train" / "part.parquet", [columns(row) for row in made])
 
 
 def main() -> None:

@@ -69,6 +69,12 @@ def test_wrong_types_are_refused_by_name(path: str, body: dict[str, Any], param:
     assert refusal.value.status == 400 and refusal.value.param == param
 
 
+async def test_only_evaluations_get_the_tokens_of_their_answer(gateway: Bench) -> None:
+    await gateway.chat(return_token_ids=True)
+    await gateway.chat(return_token_ids=True, headers={"x-trivium-purpose": "evaluation"})
+    assert ["return_token_ids" in asked for asked in gateway.engine.asked] == [False, True]
+
+
 async def test_principals_share_no_prefix_cache_and_each_has_its_own_over_replicas(make: Any) -> None:
     gateway, other = make(), make()
     alice = {"authorization": f"Bearer {Keys(gateway.state).create('alice', ('infer',))}"}
