@@ -24,7 +24,7 @@ from starlette.types import ASGIApp
 from cluster import auth, models, telemetry
 from cluster.auth import Keys
 from cluster.decisions import Alias
-from cluster.log import Log, LogSettings
+from cluster.log import Log
 from cluster.settings import Settings, Strict, explain
 from services import prefork
 from services.gateway.adapters import Adapters
@@ -217,7 +217,7 @@ class Gateway:
             self._engine.VllmAdapters(engine, shelf, self._source, settings.max_lora_rank), settings.most_adapters
         )
         self._replica = serve.get_replica_context().replica_tag
-        self._writer = Log(here.state / "log", LogSettings()).writer(f"gateway-{self._replica}")
+        self._writer = Log.here(here).writer(f"gateway-{self._replica}")
         self._keeper = Keeper(self._writer)
         self._meter = Meter(self._replica, RayBook())
         mint_key = auth.mint_key(here.state)
