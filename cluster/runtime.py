@@ -52,6 +52,7 @@ def up(settings: Settings, options: Options, say: Say) -> None:
         model = resolve(options.model)
         check_model(model)
         options = replace(options, model=str(model))
+    _listen(settings, options.listen)
     with _alone(settings):
         # Before any process could: two replicas that start together must not disown each other's keys.
         first_key(settings.state), mint_key(settings.state)
