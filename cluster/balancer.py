@@ -1,4 +1,4 @@
-"""What HAProxy is told beyond Serve's template: who has a session keeps it, a lost machine is seen, errors are OpenAI's.
+"""What HAProxy is told beyond Serve's template: sessions stay put, a lost machine is noticed, errors are OpenAI's.
 
 Serve writes `RAY_SERVE_HAPROXY_BALANCE_ALGORITHM` as it is behind `balance`, in the section of defaults that all
 applications share and after its own error pages; HAProxy takes the last page for a status. So the variable may carry
@@ -27,9 +27,9 @@ Its 400 for what is no HTTP stays as it is: HAProxy answers that before it looks
 
 
 _LOST_MACHINE = (
-    # A machine that is cut off says nothing. Without these, whoever waits for an answer from there waits as long as for
-    # the longest stream; with them 11 s, whether it had our last bytes (keep-alive) or not (TCP_USER_TIMEOUT). A replica
-    # that hangs, or finishes its streams, still has a kernel that answers.
+    # A machine that is cut off says nothing. Without these, whoever waits for an answer from there waits for ever; with
+    # them 11 s, whether it had our last bytes (keep-alive) or not (TCP_USER_TIMEOUT). A replica that hangs, or finishes
+    # its streams, still has a kernel that answers.
     "option srvtcpka",
     "srvtcpka-idle 5s",
     "srvtcpka-intvl 2s",
