@@ -1,7 +1,7 @@
 """Machines for a test: namespaces of network, processes, mounts and name on this one, each with an sshd, on one bridge.
 
-As between machines, nothing is shared but the network and one folder, in the place of an NFS: /tmp, /home, /dev/shm,
-processes, ports and names are each one's own. When the block ends, so does every process in them.
+As between machines, /tmp, /home, /dev/shm, processes, ports and names are each one's own; what is shared is said, in
+the place of an NFS. When the block ends, so does every process in them.
 """
 
 from __future__ import annotations
@@ -29,13 +29,12 @@ hostname {name}
 mount --bind {folder}/passwd /etc/passwd
 mount -t tmpfs none /mnt
 cp {folder}/host_key {folder}/../key.pub /mnt
-mkdir -p /mnt/shared /run/sshd
-mount --bind {shared} /mnt/shared
+mkdir -p /run/sshd
+for path in {shared}; do mkdir -p /mnt/$path; mount --bind $path /mnt/$path; done
 mount -t tmpfs none /dev/shm
 mount --bind {folder}/home /home
 mount --bind {folder}/tmp /tmp
-mkdir -p {shared}
-mount --bind /mnt/shared {shared}
+for path in {shared}; do mkdir -p $path; mount --bind /mnt/$path $path; done
 exec {sshd} -D -e -f /dev/null -h /mnt/host_key -o ListenAddress={address} -o AuthorizedKeysFile=/mnt/key.pub \
 -o PermitRootLogin=yes -o StrictModes=no -o UsePAM=no -o PidFile=none
 """
@@ -92,7 +91,7 @@ class Host:
 
 
 @contextmanager
-def hosts(folder: Path, shared: Path, count: int) -> Iterator[list[Host]]:
+def hosts(folder: Path, shared: list[Path], count: int) -> Iterator[list[Host]]:
     """`count` machines that all see `shared`, under the same path as here."""
     bridge = f"tri{os.getpid()}"
     network = f"10.214.{os.getpid() % 254}"  # test runs beside each other are rare and would differ
@@ -119,7 +118,7 @@ def hosts(folder: Path, shared: Path, count: int) -> Iterator[list[Host]]:
         subprocess.run(["ip", "link", "del", bridge], check=False)
 
 
-def _boot(host: Host, bridge: str, shared: Path) -> subprocess.Popen[bytes]:
+def _boot(host: Host, bridge: str, shared: list[Path]) -> subprocess.Popen[bytes]:
     for part in ("tmp", f"home/{USER}"):
         (host.folder / part).mkdir(parents=True)
     (host.folder / "tmp").chmod(0o1777)
@@ -137,7 +136,7 @@ def _boot(host: Host, bridge: str, shared: Path) -> subprocess.Popen[bytes]:
     _run(f"ip -n {host.name} link set lo up")
     boot = host.folder / "boot.sh"
     sshd = shutil.which("sshd", path=PATH)
-    boot.write_text(BOOT.format(**{**vars(host), "shared": shared, "sshd": sshd}))
+    boot.write_text(BOOT.format(**{**vars(host), "shared": " ".join(map(str, shared)), "sshd": sshd}))
     apart = ["--pid", "--fork", "--mount", "--uts", "--ipc", "--mount-proc", "--kill-child", "--propagation", "private"]
     with (host.folder / "boot.log").open("wb") as log:
         return subprocess.Popen(

@@ -26,7 +26,7 @@ from demo import traffic
 from tests.conftest import Cluster
 from tests.e2e import hosts
 from tests.e2e.hosts import Host
-from tests.e2e.using import Load, example, log_entries, logged_records, recipe, runs, wait_for_answers
+from tests.e2e.using import Load, example, log_entries, logged_records, recipe, runs
 from tests.waiting import eventually
 
 LACKING = hosts.lacking()
@@ -74,10 +74,9 @@ class Machines(Cluster):
         found = (replica for deployment in deployments.values() for replica in deployment["replicas"])
         return {replica["node_ip"] for replica in found if replica["state"] == "RUNNING"}
 
-    def proxies(self) -> set[str]:
-        """Addresses of the machines whose HAProxy is well."""
-        proxies = self.serve().get("proxies", {}).values()
-        return {proxy["node_ip"] for proxy in proxies if proxy["status"] == "HEALTHY"}
+    def alive(self) -> set[str]:
+        """Addresses of the machines that Ray counts as its nodes."""
+        return {node["ip"] for node in self.status()["nodes"] if node["state"] == "ALIVE"}
 
 
 ENTER = "cd ~/trivium && . ~/trivium.env && . .venv/bin/activate"
@@ -108,7 +107,9 @@ def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
     folder = tmp_path_factory.mktemp("machines")
     state = folder / "state"
     state.mkdir()
-    with hosts.hosts(folder, state, 2) as made:
+    # The programs too, which may be under /home or /tmp here.
+    shared = [state, Path(sys.prefix), Path(sys.base_prefix), ROOT]
+    with hosts.hosts(folder, shared, 2) as made:
         for host in made:
             # `make .venv/ready` finds it; everything else comes by the launcher's rsync.
             (host.home / "trivium").mkdir()
@@ -120,7 +121,7 @@ def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
         said = subprocess.run(ray_up, capture_output=True, text=True, env={**os.environ, "RAY_TMPDIR": str(folder)})
         assert said.returncode == 0, said.stdout[-4000:] + said.stderr[-4000:]
         both = {host.address for host in made}
-        eventually(lambda: own.proxies() == both, 120, "both machines")
+        eventually(lambda: own.alive() == both, 120, "both machines")
         own.trivium("up", "--replicas", "2")
         eventually(lambda: own.replicas() == both, 60, "a replica on each machine")
         yield own
@@ -161,7 +162,8 @@ def test_a_machine_that_is_cut_off_in_a_training_and_comes_back_loses_nothing(ma
     with Load(machines, users=2) as load:
         cycle.start()
         eventually(lambda: all(host.processes("RayTrainWorker") for host in (head, worker)), 120, "a worker on each")
-        eventually(lambda: checkpoints(machines), 120, "a checkpoint")
+        # Of all ranks and known to the driver: a checkpoint that another one follows.
+        eventually(lambda: len(checkpoints(machines)) > 1, 120, "checkpoints")
         worker.cut()
         cut = time.monotonic()
         eventually(lambda: len([h for h in load.after(cut) if h.text]) >= 8, 60, "answers of the other machine")
@@ -169,10 +171,13 @@ def test_a_machine_that_is_cut_off_in_a_training_and_comes_back_loses_nothing(ma
         assert not cycle.is_alive()
         ended = time.monotonic()
         worker.join()
-        eventually(lambda: machines.proxies() == {head.address, worker.address}, 180, "the machine back")
-        wait_for_answers(machines.through(1), 60)
-    print(f"requests failed for {load.errors_s(cut):.1f} s; the cycle took {ended - cut:.0f} s from the cut on")
-    assert load.errors_s(cut) < 60
+        eventually(lambda: machines.alive() == {head.address, worker.address}, 180, "the machine back")
+    waited_s = max(heard.ended - cut for heard in load.heard if heard.begun <= cut)
+    print(
+        f"who waited then knew after {waited_s:.1f} s; new requests failed for {load.errors_s(cut):.1f} s; "
+        f"the cycle took {ended - cut:.0f} s more"
+    )
+    assert max(waited_s, load.errors_s(cut)) < 30
     assert not [heard for heard in load.after(ended) if heard.error]
     assert cycle.result is not None and cycle.result.returncode == 0, cycle.result
     assert "going on after step" in cycle.result.stdout
