@@ -14,6 +14,8 @@ from cluster.auth import Keys
 from cluster.settings import Settings
 
 MOST_BYTES = 1 << 20
+ON_HEAD = {"node:__internal_head__": 0.001}
+"""Ray's resource that the head's machine alone has: for an application that asks the dashboard, which is on loopback."""
 
 _TYPES = {401: "authentication_error", 403: "permission_error"}
 

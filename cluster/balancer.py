@@ -1,4 +1,4 @@
-"""What HAProxy is told beyond Serve's template: sessions stay with their replica, its own errors are in OpenAI's words.
+"""What HAProxy is told beyond Serve's template: sessions stay put, a lost machine is noticed, errors are OpenAI's.
 
 Serve writes `RAY_SERVE_HAPROXY_BALANCE_ALGORITHM` as it is behind `balance`, in the section of defaults that all
 applications share and after its own error pages; HAProxy takes the last page for a status. So the variable may carry
@@ -25,6 +25,17 @@ _ERRORS = {
 
 Its 400 for what is no HTTP stays as it is: HAProxy answers that before it looks at any page."""
 
+
+_LOST_MACHINE = (
+    # A machine that is cut off says nothing. Without these, whoever waits for an answer from there waits for ever; with
+    # them 11 s, whether it had our last bytes (keep-alive) or not (TCP_USER_TIMEOUT). A replica that hangs, or finishes
+    # its streams, still has a kernel that answers.
+    "option srvtcpka",
+    "srvtcpka-idle 5s",
+    "srvtcpka-intvl 2s",
+    "srvtcpka-cnt 3",
+    "default-server tcp-ut 11s",
+)
 
 SCRIPT = Path(__file__).with_name("haproxy.sh")
 """What Serve starts for HAProxy."""
@@ -57,7 +68,7 @@ def _algorithm() -> str:
     A hash of the session on a ring: a replica that comes or goes moves its share of the sessions and no other. Requests
     without the header go round the same ring, replica by replica (HAProxy 2.8's manual, `balance hdr` and `hash-type`).
     """
-    return "\n    ".join([f"hdr({SESSION})", "hash-type consistent", *map(_page, _ERRORS)])
+    return "\n    ".join([f"hdr({SESSION})", "hash-type consistent", *_LOST_MACHINE, *map(_page, _ERRORS)])
 
 
 def _page(status: int) -> str:

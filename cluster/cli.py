@@ -64,7 +64,7 @@ def status(as_json: bool, watch: bool, refreshes: int | None) -> None:
         from cluster.log.recent import Recent
         from cluster.watch import show
 
-        recent = Recent(settings.state / "log")
+        recent = Recent(settings.log or settings.state / "log")
         return show(lambda: _table(look(settings), recent.paces(time.time())), refreshes)
     found = look(settings)
     click.echo(json.dumps(found, indent=2) if as_json else _table(found))

@@ -9,7 +9,7 @@ import stat
 import tempfile
 from pathlib import Path
 
-from cluster import balancer, durable, ports
+from cluster import balancer, durable, network, ports
 from cluster.auth import first_key
 from cluster.settings import Settings
 
@@ -38,14 +38,6 @@ CHOICES = {
     "TOKENIZERS_PARALLELISM": "false",
 }
 
-_LOOPBACK = {
-    # On one machine nothing has to be reached from another: torch's and vLLM's own connections stay inside too.
-    "GLOO_SOCKET_IFNAME": "lo",
-    "NCCL_SOCKET_IFNAME": "lo",
-    "VLLM_HOST_IP": "127.0.0.1",
-}
-
-
 TELEMETRY = ("OTEL_EXPORTER_OTLP_", "OTEL_RESOURCE_ATTRIBUTES", "OTEL_SERVICE_NAME", "OTEL_TRACES_", "OTEL_BSP_")
 """How the variables begin that say where spans go (`cluster/spans.py`)."""
 
@@ -63,9 +55,9 @@ def environment(settings: Settings) -> dict[str, str]:
         **{f"TRIVIUM_{name.upper()}": str(value) for name, value in settings.model_dump().items() if value is not None},
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token_path(settings)),
-        **(_LOOPBACK if settings.node_ip == "127.0.0.1" else {}),
+        **_connections(settings),
         # 0 makes Ray bind GCS, raylet, agents and workers to loopback; the name is from where it is the default.
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0" if settings.node_ip == "127.0.0.1" else "1",
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0" if settings.alone else "1",
         "AUTOSCALER_METRIC_PORT": str(port["autoscaler-metrics"]),
         "DASHBOARD_METRIC_PORT": str(port["dashboard-metrics"]),
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
@@ -85,6 +77,16 @@ def environment(settings: Settings) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(haproxy),
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(haproxy / "server-state"),
     }
+
+
+def _connections(settings: Settings) -> dict[str, str]:
+    """By which way torch and vLLM connect their own processes: on one machine inside of it, else the cluster's network.
+
+    Without it gloo takes the address that the machine's name stands for, often one that others do not reach.
+    """
+    through = network.interface(settings.node_ip)
+    names = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME") if through else ()
+    return {"VLLM_HOST_IP": settings.node_ip, **{name: str(through) for name in names}}
 
 
 def client_environment(settings: Settings) -> dict[str, str]:

@@ -21,7 +21,7 @@ def rules(settings: Settings, allow: Iterable[str] = ()) -> str:
     it, `trivium up --listen` opens it. Connections that this machine opened itself go on: only new ones are dropped.
     """
     table = f"trivium_{settings.http_port}"
-    fixed = sorted(port for what, port in ports.fixed(settings).items() if what != "gateway")
+    fixed = sorted({port for what, port in ports.fixed(settings).items() if what != "gateway"} | {ports.CLIENT})
     ranges = [f"{span.start}-{span.stop - 1}" for span in (ports.WORKERS, ports.replicas(settings), _picked())]
     nodes = "".join(f"\t\t{_family(network)} saddr {network} accept\n" for network in allow)
     return (

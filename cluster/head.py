@@ -63,7 +63,7 @@ def start(settings: Settings) -> Head:
         # More than there are: an engine, its replica, the rollout and the wheel mostly wait, and a deployment that
         # does not fit only waits for ever.
         f"--num-cpus={max(8, os.cpu_count() or 1)}",
-        *(f"--node-ip-address={settings.node_ip}" for _ in [0] if settings.node_ip != "127.0.0.1"),
+        *(f"--node-ip-address={settings.node_ip}" for _ in [0] if not settings.alone),
         f"--port={port['gcs']}",
         "--dashboard-host=127.0.0.1",
         f"--dashboard-port={port['dashboard']}",

@@ -13,6 +13,8 @@ from cluster.settings import Settings
 
 WORKERS = range(10002, 20000)
 """Ray's workers, Ray's default; each takes the next free one."""
+CLIENT = 10001
+"""The server for Ray's client of a head that `ray start` started with Ray's own defaults."""
 
 
 def fixed(settings: Settings) -> dict[str, int]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 
-from cluster import deploy, durable, head, hosting, ports, pressure
+from cluster import deploy, durable, head, hosting, network, ports, pressure
 from cluster.auth import first_key, mint_key
 from cluster.decisions import Alias, fold, read
 from cluster.environment import client_environment, environment
@@ -53,6 +53,7 @@ def up(settings: Settings, options: Options, say: Say) -> None:
         model = resolve(options.model)
         check_model(model)
         options = replace(options, model=str(model))
+    _listen(settings, options.listen)
     with _alone(settings):
         # Before any process could: two replicas that start together must not disown each other's keys.
         first_key(settings.state), mint_key(settings.state)
@@ -60,7 +61,7 @@ def up(settings: Settings, options: Options, say: Say) -> None:
         chosen = options.over(Options(**(ours.options or {})))
         config = deploy.override(
             deploy.load(Path(chosen.config) if chosen.config else _package_config()),
-            listen=chosen.listen or "127.0.0.1",
+            listen=_listen(settings, chosen.listen),
             port=settings.http_port,
             model=chosen.model,
             replicas=chosen.replicas,
@@ -236,6 +237,19 @@ def _wait_for_dashboard(serve: deploy.Serve, settings: Settings, patience_s: flo
         time.sleep(0.1)
 
 
+def _listen(settings: Settings, asked: str | None) -> str:
+    """Where Serve listens. It has one host for all machines, for HAProxy and for replicas, and each HAProxy calls the
+    replicas of its own machine on loopback and those of others by their address."""
+    if settings.alone:
+        return asked or network.LOOPBACK
+    if asked in (None, *network.EVERYWHERE):
+        return asked or network.EVERYWHERE[0]
+    raise ValueError(
+        f"on several machines Serve has to listen on all addresses, not on {asked} alone; leave out --listen and close "
+        "the ports to everybody else with `trivium firewall`, or leave out TRIVIUM_NODE_IP for one machine"
+    )
+
+
 def _check_listen(details: dict[str, Any], config: deploy.Config) -> None:
     """Serve takes its host and port only when it starts."""
     have, want = details.get("http_options") or {}, config["http_options"]
@@ -275,9 +289,9 @@ def _canary(alias: Alias) -> dict[str, Any] | None:
 def _log(settings: Settings) -> dict[str, Any] | None:
     if not (settings.state / "log").exists():
         return None
-    from cluster.log import Log, LogSettings
+    from cluster.log import Log
 
-    return vars(Log(settings.state / "log", LogSettings()).stats())
+    return vars(Log.here(settings).stats())
 
 
 @contextmanager

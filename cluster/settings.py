@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+
+from cluster import network
 
 
 class Strict(BaseModel):
@@ -48,17 +50,32 @@ class Settings(Strict):
     """Ray's dashboard and job server (`TRIVIUM_DASHBOARD_PORT`)."""
     gcs_port: int = 6379
     """Ray's head (`TRIVIUM_GCS_PORT`)."""
-    node_ip: str = "127.0.0.1"
-    """Address by which other machines reach this one (`TRIVIUM_NODE_IP`). On loopback Ray listens nowhere else."""
+    node_ip: str = network.LOOPBACK
+    """Address by which other machines reach this one (`TRIVIUM_NODE_IP`; or the network that joins them, 10.0.0.0/24,
+    in which each machine finds its own). On loopback Ray listens nowhere else."""
+    log: Path | None = None
+    """A folder on each node's own disk for the log's segments (`TRIVIUM_LOG`); left out: under state, as the rest of
+    the log. An fsync there is quicker than one on a shared path, but what it holds comes and goes with the node."""
     mlflow_uri: str | None = None
     """An MLflow server to use instead of the SQLite file under state (`TRIVIUM_MLFLOW_URI`)."""
+
+    @field_validator("node_ip")
+    @classmethod
+    def _own(cls, given: str) -> str:
+        return network.address(given)
+
+    @property
+    def alone(self) -> bool:
+        """Whether no other machine can join."""
+        return self.node_ip == network.LOOPBACK
 
     @classmethod
     def from_environment(cls) -> Self:
         """Read `TRIVIUM_*`. Raises `ValueError` that names a variable which does not fit."""
         variables = {name: f"TRIVIUM_{name.upper()}" for name in cls.model_fields}
         given = {name: os.environ[variable] for name, variable in variables.items() if variable in os.environ}
-        given["state"] = str(Path(given.get("state", ".trivium")).absolute())
+        given["state"] = given.get("state", ".trivium")
+        given |= {name: str(Path(given[name]).absolute()) for name in ("state", "log") if name in given}
         try:
             return cls.model_validate(given)
         except ValidationError as error:

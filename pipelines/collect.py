@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cluster.log import Log, LogSettings
+from cluster.log import Log, nodes
 from cluster.records import Feedback
 from pipelines.artifacts import Snapshot
 from pipelines.recipe import WindowSettings
@@ -32,9 +32,9 @@ GROUP_ROWS = 2_000
 
 def collect(run: Run) -> Snapshot:
     """Compact the log, pin its table, and write what the recipe's window holds of it."""
-    log = Log(run.state / "log", LogSettings())
+    log = Log.here(run.settings)
     if run.record.table_version is None:
-        run.update(table_version=log.compact().table_version)
+        run.update(table_version=nodes.compact(run.settings).table_version)
     version, window, alias = run.record.table_version, run.recipe.window, run.recipe.alias
     assert version is not None
     inputs = {

@@ -153,7 +153,13 @@ def fit(job: Job, work: Path, folder: Path, note: Callable[[list[Move]], None] =
         trainer = TorchTrainer(
             _loop,  # type: ignore[arg-type]  # Ray Train V2 hands on what the loop returns
             train_loop_config=told,
-            scaling_config=ScalingConfig(num_workers=workers, use_gpu=use_gpu),
+            scaling_config=ScalingConfig(
+                num_workers=workers,
+                use_gpu=use_gpu,
+                # Workers on CPUs share a machine's cores, so each gets one of its own as long as there are; those on
+                # GPUs do better where nothing lies between them.
+                placement_strategy="PACK" if use_gpu else "SPREAD",
+            ),
             run_config=RunConfig(  # type: ignore[call-arg]  # mypy sees the class of Ray Train V1
                 name=work.name,
                 storage_path=str(work.parent),

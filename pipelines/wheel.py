@@ -20,9 +20,9 @@ from pydantic import Field
 from ray import serve
 
 from cluster import durable, telemetry
-from cluster.admin import admin_api
+from cluster.admin import ON_HEAD, admin_api
 from cluster.decisions import Rollout, fold, read
-from cluster.log import Log, LogSettings
+from cluster.log import Log, nodes
 from cluster.priority import give_way
 from cluster.settings import Settings, Strict
 from pipelines.freshness import Fresh, fresh
@@ -154,17 +154,17 @@ def ages(found: Fresh, last: list[RunRecord], touched: float, now: float) -> dic
 api = admin_api()
 
 
-@serve.deployment(name="wheel", num_replicas=1, ray_actor_options={"num_cpus": 0})
+@serve.deployment(name="wheel", num_replicas=1, ray_actor_options={"num_cpus": 0, "resources": ON_HEAD})
 @serve.ingress(api)
 class Wheel:
-    """Answers `/admin/wheel`, and turns in a thread of its own."""
+    """Answers `/admin/wheel`, and turns in a thread of its own; on the head, whose job server is on loopback."""
 
     def __init__(self, settings: WheelSettings) -> None:
         self._settings = settings
         self._cluster = Settings.from_environment()
         self._state = self._cluster.state
         self._recipe = Recipe.load(find(settings.recipe))
-        self._log = Log(self._state / "log", LogSettings())
+        self._log = Log.here(self._cluster)
         self._table: int | None = None
         self._lag = 0
         self._pouring = False
@@ -254,12 +254,18 @@ class Wheel:
         """Compact when entries have waited long enough, or as soon as no more come; retain once an hour."""
         now, stats = time.time(), self._log.stats()
         telemetry.log(stats)
-        quiet, self._lag = stats.lag_entries == self._lag, stats.lag_entries
-        self._pouring = not quiet
-        if self._table is None or (
-            stats.lag_entries and (quiet or now - self._compacted > self._settings.compact_every_s)
-        ):
-            self._table, self._compacted, self._lag = self._log.compact().table_version, now, 0
+        late = now - self._compacted > self._settings.compact_every_s
+        if self._cluster.log is None:
+            quiet, self._lag = stats.lag_entries == self._lag, stats.lag_entries
+            self._pouring = not quiet
+            due = stats.lag_entries and (quiet or late)
+        else:
+            due = late  # what other nodes have on their disks is only known when they have compacted it
+        if self._table is None or due:
+            done = nodes.compact(self._cluster)
+            self._table, self._compacted, self._lag = done.table_version, now, 0
+            if self._cluster.log is not None:
+                self._pouring = done.rows_added > 0
         if now - self._retained > RETAIN_EVERY_S:
             self._log.retain(now)
             self._retained = now

@@ -31,9 +31,9 @@ from pydantic import Field
 from ray import serve
 
 from cluster import durable, telemetry
-from cluster.admin import Unavailable, admin_api
+from cluster.admin import ON_HEAD, Unavailable, admin_api
 from cluster.decisions import Alias, Rollout, fold, path, read, seal
-from cluster.log import Log, LogSettings
+from cluster.log import Log
 from cluster.priority import give_way
 from cluster.records import Decision, Evidence, Verdict
 from cluster.registry import Registry, check_name
@@ -102,7 +102,7 @@ class Order(Strict):
 @serve.deployment(
     name="rollout",
     num_replicas=1,
-    ray_actor_options={"num_cpus": 0, "resources": {"node:__internal_head__": 0.001}},
+    ray_actor_options={"num_cpus": 0, "resources": ON_HEAD},
 )
 @serve.ingress(api)
 class Rollouts:
@@ -110,9 +110,8 @@ class Rollouts:
 
     async def __init__(self, settings: CanarySettings) -> None:  # type: ignore[misc]  # Serve awaits it
         self._settings = settings
-        self._state = Settings.from_environment().state
-        self._log = Log(self._state / "log", LogSettings())
-        self._registry = Registry(Settings.from_environment())
+        here = Settings.from_environment()
+        self._state, self._log, self._registry = here.state, Log.here(here), Registry(here)
         self._news = threading.Event()
         self._rollout = Rollout()
         self._witnesses: dict[str, Witness] = {}

@@ -25,7 +25,7 @@ from cluster import auth, environment, models, pressure, telemetry
 from cluster.auth import Keys
 from cluster.decisions import Alias
 from cluster.hosting import deployment_name
-from cluster.log import Log, LogSettings
+from cluster.log import Log
 from cluster.settings import Settings, Strict, explain
 from services import prefork
 from services.gateway.adapters import Adapters
@@ -212,7 +212,7 @@ class Gateway:
             self._engine.VllmAdapters(engine, shelf, self._source, settings.max_lora_rank), settings.most_adapters
         )
         self._replica = serve.get_replica_context().replica_tag
-        self._writer = Log(here.state / "log", LogSettings()).writer(f"gateway-{self._replica}")
+        self._writer = Log.here(here).writer(f"gateway-{self._replica}")
         self._keeper = Keeper(self._writer)
         environment.make_folder(here)  # a machine that has joined a head has none yet
         self._gauge = pressure.Gauge(pressure.path(here))

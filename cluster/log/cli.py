@@ -117,7 +117,7 @@ def _log() -> Log:
     from cluster.log import Log
     from cluster.settings import Settings
 
-    return Log(Settings.from_environment().state / "log")
+    return Log.here(Settings.from_environment())
 
 
 def _line(entry: Entry) -> Text:

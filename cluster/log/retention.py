@@ -36,7 +36,7 @@ def retain(table: Table, folder: Path, settings: LogSettings, now: float) -> int
         if delta.version() - table.checkpointed() > CHECKPOINT_COMMITS:
             table.checkpoint(delta)
         _vacuum(table, delta, settings)
-        _forget_damaged(folder, settings, now)
+        forget_damaged(folder, settings, now)
     return deleted
 
 
@@ -83,7 +83,7 @@ def _vacuum(table: Table, delta: DeltaTable, settings: LogSettings) -> None:
         table.settle()
 
 
-def _forget_damaged(folder: Path, settings: LogSettings, now: float) -> None:
+def forget_damaged(folder: Path, settings: LogSettings, now: float) -> None:
     """What was put aside is somebody's data too, and ages like it."""
     if settings.keep_days is not None:
         for path in folder.glob("damaged/*"):

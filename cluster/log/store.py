@@ -18,6 +18,7 @@ from cluster.log.files import OsFiles
 from cluster.log.segments import LogSettings, SegmentWriter
 from cluster.log.writer import Writer
 from cluster.records import Entry
+from cluster.settings import Settings
 
 if TYPE_CHECKING:
     from cluster.log.table import Compaction, Table
@@ -42,13 +43,29 @@ class LogStats:
 
 
 class Log:
-    """`log/` under state: `segments/WRITER/NNNNNNNN`, `table/` (Delta), `damaged/`, and the compactor's lock."""
+    """`log/` under state: `segments/WRITER/NNNNNNNN`, `table/` (Delta), `damaged/`, and the compactor's lock.
 
-    def __init__(self, folder: Path, settings: LogSettings | None = None, files: OsFiles | None = None) -> None:
+    `own` is the folder of `segments/` and `damaged/` where these are not with the rest, but on this node's disk. Then
+    it shows what the table holds and what this node has not compacted yet; `nodes.compact` brings all into the table.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        settings: LogSettings | None = None,
+        files: OsFiles | None = None,
+        own: Path | None = None,
+    ) -> None:
         self.folder = Path(folder)
+        self.own = own or self.folder
         self.settings = settings or LogSettings()
         self._files = files or OsFiles()
         self._table: Table | None = None
+
+    @classmethod
+    def here(cls, settings: Settings) -> Log:
+        """The log of a cluster, as this node sees it."""
+        return cls(settings.state / "log", own=settings.log)
 
     @property
     def table_uri(self) -> str:
@@ -60,7 +77,7 @@ class Log:
         readable = re.sub(r"[^A-Za-z0-9_-]+", "-", f"{name}-{socket.gethostname()}")
         # Unique for each start: a name that came back would append to, or hide behind, a dead writer's segments.
         unique = f"{readable}-{os.getpid()}-{secrets.token_hex(4)}"
-        return Writer(SegmentWriter(self.folder / "segments", unique, self.settings, self._files), self.settings)
+        return Writer(SegmentWriter(self.own / "segments", unique, self.settings, self._files), self.settings)
 
     def entries(self) -> Iterator[Entry]:
         """Everything on disk that is not in the table yet, by writer. Works beside live writers and a compaction."""
@@ -78,7 +95,7 @@ class Log:
         """Delete compacted rows that are too old or too many (`LogSettings.keep_*`). Returns how many. May be slow."""
         from cluster.log.retention import retain
 
-        return retain(self.table(), self.folder, self.settings, time.time() if now is None else now)
+        return retain(self.table(), self.own, self.settings, time.time() if now is None else now)
 
     def stats(self) -> LogStats:
         table = self.table()
@@ -94,7 +111,7 @@ class Log:
             lag_entries=len(kinds),
             lag_bytes=view.lag_bytes,
             segments=len(view.opened),
-            damaged=len(list(self.folder.glob("damaged/*"))),
+            damaged=len(list(self.own.glob("damaged/*"))),
         )
 
     def table(self) -> Table:
@@ -103,5 +120,5 @@ class Log:
             # deltalake and pyarrow take 0.4 s to import: a process that only writes does without.
             from cluster.log.table import Table
 
-            self._table = Table(self.folder, self.settings, self._files)
+            self._table = Table(self.folder, self.settings, self._files, self.own)
         return self._table

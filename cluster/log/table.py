@@ -132,9 +132,10 @@ class Table:
     It remembers the version that it opened last, and its counts: those who look often look at the same one mostly.
     """
 
-    def __init__(self, folder: Path, settings: LogSettings, files: OsFiles) -> None:
+    def __init__(self, folder: Path, settings: LogSettings, files: OsFiles, own: Path) -> None:
         self._folder = folder
-        self._segments = folder / "segments"
+        self._own = own
+        self._segments = own / "segments"
         self._path = folder / "table"
         self._log = self._path / "_delta_log"
         self._mark = self._path / "_mark.json"
@@ -352,8 +353,8 @@ class Table:
     def _retire(self, segment: Segment, reader: SegmentReader) -> None:
         """Remove a segment whose frames are all in the table; put it aside if more follows that is no frame."""
         if reader.tail.strip(b"\0"):
-            self._files.make_folder(self._folder / "damaged")
-            self._files.rename(segment.path, self._folder / "damaged" / segment.name.replace("/", "-"))
+            self._files.make_folder(self._own / "damaged")
+            self._files.rename(segment.path, self._own / "damaged" / segment.name.replace("/", "-"))
         else:
             self._files.unlink(segment.path)
 

@@ -17,6 +17,10 @@ def test_rules_leave_the_gateway_to_what_it_is_bound_to() -> None:
         assert port in text
 
 
+def test_a_head_of_the_launcher_is_closed_too() -> None:
+    assert "10001" in firewall.rules(SETTINGS)
+
+
 def test_other_nodes_get_through() -> None:
     text = firewall.rules(SETTINGS, ["10.0.0.0/24", "fd00::/8"])
     assert "ip saddr 10.0.0.0/24 accept" in text
