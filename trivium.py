@@ -22,6 +22,7 @@ COMMANDS = {
     "cycle": "pipelines.cli:cycle",
     "wheel": "pipelines.cli:wheel",
     "lineage": "pipelines.cli:lineage",
+    "export": "pipelines.export.cli:export",
     "seed": "pipelines.seed.cli:seed",
     "demo": "demo.cli:demo",
 }

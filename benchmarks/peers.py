@@ -21,13 +21,13 @@ from ray.serve.llm import LLMConfig, build_openai_app
 
 from cluster import models
 from services.engine import llm_config
-from services.serving import ServingSettings, base_id, cpu_environment
+from services.serving import ServingSettings, cpu_environment
 
 
 def configuration(args: dict[str, Any]) -> LLMConfig:
     """The engine as ours has it, in Ray Serve LLM's words."""
     source = models.resolve(args["model"])
-    settings = ServingSettings.model_validate({"name": base_id(args["model"], source), **args})
+    settings = ServingSettings.model_validate({"name": models.base_id(args["model"], source), **args})
     config = llm_config(settings, str(source), gpu=False)
     return config.model_copy(update={"runtime_env": {"env_vars": cpu_environment(settings)}})
 

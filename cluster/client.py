@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 DECIDE_S = 180.0
 """Longest wait for a decision: a replica that was just killed takes a minute to come back and acknowledge."""
+HOST_S = 3600.0
+"""Longest that an engine may be given to start (`host_s` of the rollout's settings, services/canary.py): a decision
+about a version with weights of its own waits for that too."""
 
 
 class Client:
@@ -82,7 +85,8 @@ class Client:
         self.close()
 
     def _decide(self, action: str, order: dict[str, Any]) -> Decision:
-        return Decision.model_validate(self.post(f"/admin/rollout/{action}", order, timeout_s=DECIDE_S))
+        patience_s = DECIDE_S + (0 if action in ("create", "reject") else HOST_S)
+        return Decision.model_validate(self.post(f"/admin/rollout/{action}", order, timeout_s=patience_s))
 
     def _answer(self, method: str, path: str, **options: Any) -> Any:
         import httpx

@@ -64,12 +64,13 @@ class Rollout:
     sequence: int = -1
     aliases: dict[str, Alias] = field(default_factory=dict)
 
-    def wanted(self, base: str) -> list[str]:
-        """Version ids that every replica of `base` must hold: champion, the one before it, and a staged one."""
+    def wanted(self, base: str | None = None) -> list[str]:
+        """Version ids that must be held: champion, the one before it, and a staged one; of all aliases, or of those
+        that serve `base`."""
         return [
             version
             for alias in self.aliases.values()
-            if alias.base == base
+            if base in (None, alias.base)
             for version in dict.fromkeys([alias.champion, *alias.history[-1:], alias.staged])
             if version is not None
         ]

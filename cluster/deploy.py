@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -114,14 +117,30 @@ def _given(application: Config, args: dict[str, Any]) -> Config:
     return changed
 
 
+@contextmanager
+def alone(state: Path) -> Iterator[None]:
+    """One change of a cluster's applications at a time: between looking what there is and saying what there is to be,
+    nobody else may say it."""
+    with open(state / ".deploy.lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def declared(details: dict[str, Any]) -> list[Config]:
+    """The applications that configurations have brought, but for those that end."""
+    return [
+        application["deployed_app_config"]
+        for application in details["applications"].values()
+        if application.get("source") == "declarative"
+        and application.get("deployed_app_config")
+        and application["status"] != "DELETING"
+    ]
+
+
 def beside(config: Config, details: dict[str, Any], ours: set[str]) -> Config:
     """The configuration together with the applications of others: deploying is declarative, what is not named ends."""
     names = {application["name"] for application in config["applications"]} | ours
-    others = [
-        application["deployed_app_config"]
-        for name, application in details["applications"].items()
-        if name not in names and application.get("source") == "declarative" and application.get("deployed_app_config")
-    ]
+    others = [application for application in declared(details) if application["name"] not in names]
     return {**config, "applications": [*config["applications"], *others]}
 
 
@@ -149,8 +168,7 @@ def wait(serve: Serve, names: set[str], say: Callable[[str], None], unplaced_s: 
     Raises `ValueError` with Serve's own message for a deployment that failed, that finds no room on the cluster for
     `unplaced_s`, or that is not there after `patience_s`.
     """
-    begin, said = time.monotonic(), set[str]()
-    unplaced_since: dict[str, float] = {}
+    begin, said, patience = time.monotonic(), set[str](), Patience(serve, names, unplaced_s)
     while True:
         details = serve.details()
         for line in progress(details, names):
@@ -159,20 +177,35 @@ def wait(serve: Serve, names: set[str], say: Callable[[str], None], unplaced_s: 
                 say(line)
         if running(details, names):
             return
-        for name, message in failed(details, names):
-            raise ValueError(f"application {name} does not run: {message}")
-        # Serve says the same of a replica without room and of one whose process is slow to start; Ray knows better.
-        # And a replica that leaves makes room when it has finished its streams.
-        waiting = dict(unplaced(details, names))
-        if waiting and (leaving(details) or not serve.unmet()):
-            waiting = {}
-        unplaced_since = {key: unplaced_since.get(key, time.monotonic()) for key in waiting}
-        for key, since in unplaced_since.items():
-            if time.monotonic() - since > unplaced_s:
-                raise ValueError(f"there is no room on the cluster: {waiting[key]}")
+        patience.look(details)
         if time.monotonic() - begin > patience_s:
             raise ValueError(f"not running after {patience_s:.0f} s: {'; '.join(progress(details, names))}")
         time.sleep(0.5)
+
+
+@dataclass
+class Patience:
+    """Whether it makes sense to go on waiting for applications."""
+
+    serve: Serve
+    names: set[str]
+    unplaced_s: float
+    _since: dict[str, float] = field(default_factory=dict)
+    """By deployment: since when it finds no room."""
+
+    def look(self, details: dict[str, Any]) -> None:
+        """Raises `ValueError` with Serve's own message if a deployment failed, or has found no room for too long."""
+        for name, message in failed(details, self.names):
+            raise ValueError(f"application {name} does not run: {message}")
+        # Serve says the same of a replica without room and of one whose process is slow to start; Ray knows better.
+        # And a replica that leaves makes room when it has finished its streams.
+        waiting = dict(unplaced(details, self.names))
+        if waiting and (leaving(details) or not self.serve.unmet()):
+            waiting = {}
+        self._since = {key: self._since.get(key, time.monotonic()) for key in waiting}
+        for key, since in self._since.items():
+            if time.monotonic() - since > self.unplaced_s:
+                raise ValueError(f"there is no room on the cluster: {waiting[key]}")
 
 
 def progress(details: dict[str, Any], names: set[str]) -> Iterator[str]:

@@ -1,13 +1,17 @@
-"""Small files that survive a power cut: whole or not there, and once reported, there for good.
+"""Files and folders that survive a power cut: whole or not there, and once reported, there for good.
 
-The order is always the same: write a temporary file beside the final one, fsync it, give it the final name, fsync the
-folder. A crash between two of these steps leaves at most a temporary file, which nobody reads.
+The order is always the same: write a temporary one beside the final one, fsync it, give it the final name, fsync the
+folder. A crash between two of these steps leaves at most something temporary, which nobody reads.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import secrets
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -45,6 +49,43 @@ def make_folder(folder: Path, mode: int = 0o755) -> None:
         make_folder(folder.parent)
         folder.mkdir(exist_ok=True, mode=mode)
         sync_folder(folder.parent)
+
+
+@contextlib.contextmanager
+def create_folder(folder: Path) -> Iterator[Path]:
+    """Fill a folder that must not exist yet, or be empty: a temporary one beside it, which gets its name at the end.
+
+    Raises `FileExistsError` if something is there, at the beginning or by the end. What was written is then removed, as
+    it is after any error within the block.
+    """
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(folder))
+    make_folder(folder.parent)
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    temporary.mkdir()
+    try:
+        yield temporary
+        sync_tree(temporary)
+        try:
+            temporary.rename(folder)  # rename(2) takes the place of an empty folder, and of no other
+        except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(folder)) from None
+            raise
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    sync_folder(folder.parent)
+
+
+def sync_tree(folder: Path) -> None:
+    """Everything below a folder onto the disk, before a rename says that it is complete."""
+    for path in [*folder.rglob("*"), folder]:
+        if path.is_dir():
+            sync_folder(path)
+        else:
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:

@@ -20,6 +20,8 @@ CHOICES = {
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",  # after 5 s Serve kills a proxy that starts slowly
     "RAY_SERVE_SLOW_STARTUP_WARNING_S": "10",  # Serve says where replicas find no room; after 30 s by default
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "0.1",  # at each look: a dead HAProxy is back in 8 s instead of 28 s
+    # A request whose replica died before a word of answer goes to another one, not only where nothing was sent yet.
+    "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
     "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "2s",  # HAProxy passes over a replica that hangs after 5 s instead of 15 s
     # A replica that hangs cannot finish its requests: without this they would wait for as long as the longest stream.
     "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",

@@ -31,6 +31,13 @@ def resolve(model: str) -> Path | str:
     return model
 
 
+def base_id(model: str, source: Path | str) -> str:
+    """A base's id: `seed`, a Hugging Face id as it is, a folder's last part. `source` is what `resolve` says."""
+    if source == seed_folder():
+        return "seed"
+    return source.name if isinstance(source, Path) else model
+
+
 def seed_folder() -> Path:
     """The seed model's weights, found without importing what makes them."""
     spec = importlib.util.find_spec("pipelines")

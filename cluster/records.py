@@ -93,6 +93,8 @@ class Version(Frozen):
     parent: str | None = None
     created: float
     lineage: Lineage | None = None
+    files: dict[str, str] = {}
+    """SHA-256 of each file beside `version.json`; empty for a base, and where an older release made the version."""
 
     @property
     def id(self) -> str:
@@ -106,8 +108,8 @@ class Lineage(Frozen):
     rows: int
     """Training rows that came from the log."""
     replay_rows: int
-    table_version: int
-    """Version of the log's Delta table that was read."""
+    table_version: int | None
+    """Version of the log's Delta table that was read; None where the rows are documents."""
     dataset: str
     """Folder under `datasets/` that holds the rows."""
     dataset_digest: str

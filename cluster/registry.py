@@ -6,6 +6,7 @@ written last.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -40,7 +41,8 @@ class Registry:
     """The versions of one state folder."""
 
     def __init__(self, settings: Settings) -> None:
-        self._models = settings.state / "models"
+        self.root = settings.state / "models"
+        """Where each version has its folder, NAME/N."""
         self._mirror = Mirror(settings)
 
     def create(
@@ -61,8 +63,7 @@ class Registry:
         files = _checked_files(source_folder, form, rank)
         number, folder = self._allocate(name)
         try:
-            for file in files:
-                _copy(file, folder / file.name)
+            digests = {file.name: _copy(file, folder / file.name) for file in files}
             durable.sync_folder(folder)
             version = Version(
                 name=name,
@@ -73,6 +74,7 @@ class Registry:
                 parent=parent,
                 created=time.time(),
                 lineage=lineage,
+                files=digests,
             )
             _write(folder, version)
         except BaseException:
@@ -80,10 +82,19 @@ class Registry:
             raise
         return version
 
+    def discard(self, version: str) -> None:
+        """Remove a version that nobody was ever served by, such as a policy between two steps of its training.
+
+        Raises `ValueError` for one with a lineage: those are there to stay.
+        """
+        if self.get(version).lineage:
+            raise ValueError(f"{version} was made by a cycle; it stays, so that what it answered can be explained")
+        shutil.rmtree(self.folder(version))
+
     def create_base(self, name: str, base: str) -> Version:
         """Version 0 of an alias, `name@0`: the base itself, which has no files here. Made once; then returned."""
         check_name(name)
-        folder = self._models / name / "0"
+        folder = self.root / name / "0"
         durable.make_folder(folder)
         try:
             _write(folder, Version(name=name, number=0, base=base, form="base", created=time.time()))
@@ -105,27 +116,46 @@ class Registry:
             known = ", ".join(v.id for v in self.versions(name)[-5:]) or "none yet"
             raise ValueError(f"there is no version {version} in the registry; the newest of {name}: {known}") from None
 
+    def find(self, version: str) -> Version | None:
+        """The version of an id; None if there is none."""
+        try:
+            return self.get(version)
+        except ValueError:
+            return None
+
     def folder(self, version: Version | str) -> Path:
         """Where a version's files are."""
         name, number = parse(version if isinstance(version, str) else version.id)
-        return self._models / name / str(number)
+        return self.root / name / str(number)
+
+    def check(self, version: Version) -> None:
+        """Raises `ValueError` that names a file of the version which is not there, or not as it was registered."""
+        folder = self.folder(version)
+        for name, digest in version.files.items():
+            if not (folder / name).is_file():
+                raise ValueError(f"{version.id} has lost {name}; put it back into {folder} from a backup")
+            if (found := sha256(folder / name)) != digest:
+                raise ValueError(
+                    f"{version.id} is torn: {name} has the SHA-256 {found[:12]}..., and {digest[:12]}... was "
+                    f"registered; put the file back into {folder} from a backup"
+                )
 
     def versions(self, name: str) -> list[Version]:
         """All complete versions of an alias, oldest first."""
         check_name(name)
-        found = (self._models / name).glob("*/version.json")
+        found = (self.root / name).glob("*/version.json")
         return sorted((Version.model_validate_json(file.read_bytes()) for file in found), key=lambda v: v.number)
 
     def names(self) -> list[str]:
         """Aliases that have versions."""
-        return sorted({file.parent.parent.name for file in self._models.glob("*/*/version.json")})
+        return sorted({file.parent.parent.name for file in self.root.glob("*/*/version.json")})
 
     def _allocate(self, name: str) -> tuple[int, Path]:
         """The next number, taken by a mkdir that only one process can win."""
-        durable.make_folder(self._models / name)
+        durable.make_folder(self.root / name)
         while True:
-            taken = [int(entry.name) for entry in (self._models / name).iterdir() if entry.name.isdecimal()]
-            folder = self._models / name / str(max(taken, default=0) + 1)
+            taken = [int(entry.name) for entry in (self.root / name).iterdir() if entry.name.isdecimal()]
+            folder = self.root / name / str(max(taken, default=0) + 1)
             try:
                 folder.mkdir()
             except FileExistsError:
@@ -178,8 +208,8 @@ def _checked_files(source: Path, form: str, rank: int | None) -> list[Path]:
     return files
 
 
-def _copy(source: Path, target: Path) -> None:
-    """A durable copy that nobody writes to again."""
+def _copy(source: Path, target: Path) -> str:
+    """A durable copy that nobody writes to again. Returns the SHA-256 of what was copied."""
     shutil.copyfile(source, target)
     target.chmod(0o444)
     descriptor = os.open(target, os.O_RDONLY)
@@ -187,6 +217,13 @@ def _copy(source: Path, target: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+    return sha256(source)
+
+
+def sha256(file: Path) -> str:
+    """Of a file's content, in hexadecimal."""
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def _write(folder: Path, version: Version) -> None:

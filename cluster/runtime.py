@@ -13,11 +13,12 @@ from typing import Any
 
 import httpx
 
-from cluster import deploy, durable, head, ports, pressure
+from cluster import deploy, durable, head, hosting, ports, pressure
 from cluster.auth import first_key, mint_key
 from cluster.decisions import Alias, fold, read
 from cluster.environment import client_environment, environment
 from cluster.head import Head
+from cluster.registry import Registry
 from cluster.settings import Settings
 
 __all__ = ["Options", "client_environment", "down", "environment", "status", "up"]
@@ -66,15 +67,19 @@ def up(settings: Settings, options: Options, say: Say) -> None:
         )
         with deploy.Serve(settings.dashboard_url, head.token(settings)) as serve:
             _wait_for_dashboard(serve, settings)
-            details = serve.details()
-            _check_listen(details, config)
-            digests = deploy.digests(config)
-            if ours.applications != digests or not deploy.running(details, set(digests)):
-                # Names first, so that `down` ends them; what they are and were asked for only once they run: after a
-                # failure the next `up` tries again, and without the options that failed.
-                replace(ours, applications=dict.fromkeys(digests, "") | ours.applications).write(settings)
-                say("deploying" if details["applications"] else "starting Serve")
-                serve.deploy(deploy.beside(config, details, set(ours.applications)))
+            with deploy.alone(settings.state):
+                details = serve.details()
+                _check_listen(details, config)
+                config = _with_versions(settings, config)
+                digests = deploy.digests(config)
+                changes = ours.applications != digests or not deploy.running(details, set(digests))
+                if changes:
+                    # Names first, so that `down` ends them; what they are and were asked for only once they run: after
+                    # a failure the next `up` tries again, and without the options that failed.
+                    replace(ours, applications=dict.fromkeys(digests, "") | ours.applications).write(settings)
+                    say("deploying" if details["applications"] else "starting Serve")
+                    serve.deploy(deploy.beside(config, details, set(ours.applications)))
+            if changes:
                 # A head of ours never grows; where somebody else's autoscaler adds a machine, that takes minutes.
                 deploy.wait(serve, set(digests), say, unplaced_s=5 if ours.mark else 600)
             replace(ours, applications=digests, options=vars(chosen)).write(settings)
@@ -92,9 +97,10 @@ def down(settings: Settings, say: Say) -> None:
         else:
             with deploy.Serve(settings.dashboard_url, head.token(settings)) as serve:
                 if serve.ready():
-                    others = deploy.beside({"applications": []}, serve.details(), set(ours.applications))
-                    serve.deploy(others)
-                    say(f"applications ended: {', '.join(ours.applications)}; the Ray head was not ours and goes on")
+                    with deploy.alone(settings.state):
+                        names = {*ours.applications, *_version_names(settings, serve.details())}
+                        serve.deploy(deploy.beside({"applications": []}, serve.details(), names))
+                    say(f"applications ended: {', '.join(sorted(names))}; the Ray head was not ours and goes on")
         head.clear(settings)
 
 
@@ -191,6 +197,19 @@ def _head(settings: Settings, say: Say) -> Head:
         return ours or Head(None, {})
     say("starting Ray")
     return head.start(settings)
+
+
+def _with_versions(settings: Settings, config: deploy.Config) -> deploy.Config:
+    """The configuration with an application for each full-weight version that the decision log needs."""
+    rollout, registry = fold(read(settings.state)), Registry(settings)
+    versions = hosting.applications(config["applications"], rollout, registry.find, registry.root)
+    return {**config, "applications": [*config["applications"], *versions]}
+
+
+def _version_names(settings: Settings, details: dict[str, Any]) -> list[str]:
+    """The applications that the rollout has started meanwhile."""
+    root = Registry(settings).root
+    return [each["name"] for each in deploy.declared(details) if hosting.hosted(each, root)]
 
 
 def _create_aliases(settings: Settings, config: deploy.Config) -> None:

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cluster.records import Record
+from cluster.records import Message, Record
 from pipelines import holdout
-from pipelines.artifacts import Dataset, Row, Snapshot
+from pipelines.artifacts import Dataset, Snapshot, columns, dataset_digest, row_schema, write_rows
 from pipelines.duplicates import Index, Shingles, common, signature
 from pipelines.recipe import CurationSettings
 from pipelines.replay import replay, source_of
@@ -28,7 +28,7 @@ from pipelines.targets import Unusable, choose, slice_of, spoken, target
 if TYPE_CHECKING:
     import pyarrow as pa
 
-CODE = 2
+CODE = 3
 """Raised when the same inputs give another output than before."""
 OPTIONS = ("tool_choice", "response_format", "parallel_tool_calls", "chat_template_kwargs")
 """What of the request's parameters decides prompt and well-formed answers; evaluation sends them again."""
@@ -97,10 +97,10 @@ def _curate(state: Path, alias: str, snapshot: Snapshot, settings: CurationSetti
     _pick(prepared, chosen.train).write_parquet(str(out / "train"))
     known = {request for ids in chosen.train.values() for request in ids}
     again = _replay(state, alias, settings, len(chosen.train), known, held, ignored, dropped)
-    _write(out / "train" / "replay.parquet", again)
-    _write(out / "holdout" / "holdout.parquet", list(held.rows))
+    write_rows(out / "train" / "replay.parquet", again)
+    write_rows(out / "holdout" / "holdout.parquet", list(held.rows))
     return {
-        "digest": _digest(out),
+        "digest": dataset_digest(out),
         "table_version": snapshot.table_version,
         "rows": len(chosen.train),
         "replay_rows": len(again),
@@ -124,6 +124,7 @@ def prepare(body: str, feedback: str, settings: CurationSettings, ignored: Shing
         answer = target(scrubber.message(answer), record.tools)
     except Unusable as reason:
         return {"row_id": record.request_id, "dropped": str(reason)}
+    rejected = corrected(record, answer, scrubber)
     options = {name: record.sampling[name] for name in OPTIONS if name in record.sampling}
     tools = json.dumps(record.tools, ensure_ascii=False)
     said = [[message.get("role"), _plain(message.get("content")), message.get("tool_calls")] for message in messages]
@@ -135,11 +136,23 @@ def prepare(body: str, feedback: str, settings: CurationSettings, ignored: Shing
         "messages": json.dumps([*messages, answer], ensure_ascii=False),
         "tools": tools,
         "options": json.dumps(options, ensure_ascii=False),
+        "rejected": rejected and json.dumps(rejected, ensure_ascii=False),
         "prompt": digest([said, tools]),
         "target": digest([answer, tools]),
         "signature": signature(spoken(messages), ignored).tobytes(),
         "scrubbed": json.dumps(scrubber.counts),
     }
+
+
+def corrected(record: Record, answer: Message, scrubber: Scrubber) -> Message | None:
+    """The answer that was given, in canonical form, if the target is another one: what not to say."""
+    if record.answer is None or record.finish_reason == "length":
+        return None
+    try:
+        given = target(scrubber.message(record.answer), record.tools)
+    except Unusable:
+        return None
+    return given if given != answer else None
 
 
 def _pick(prepared: Any, chosen: dict[str, list[str]]) -> Any:
@@ -153,7 +166,7 @@ def _pick(prepared: Any, chosen: dict[str, list[str]]) -> Any:
         place = pc.index_in(batch["row_id"], value_set=ids)
         batch = batch.append_column("record_ids", records.take(place.combine_chunks()))
         batch = batch.append_column("origin", pa.repeat(pa.scalar("log"), len(batch)))
-        return batch.filter(pc.is_valid(place)).select(_schema().names).cast(_schema())
+        return batch.filter(pc.is_valid(place)).select(row_schema().names).cast(row_schema())
 
     return prepared.map_batches(pick, batch_format="pyarrow", batch_size=None)
 
@@ -187,7 +200,7 @@ def _replay(
     ]
     if len(clean) < len(wanted):
         dropped["replay like a held-out row"] += len(wanted) - len(clean)
-    return [_columns(row) for row in clean]
+    return [columns(row) for row in clean]
 
 
 def _rows(dataset: Any) -> list[dict[str, Any]]:
@@ -197,23 +210,11 @@ def _rows(dataset: Any) -> list[dict[str, Any]]:
     return [row for block in ray.get(dataset.to_arrow_refs()) for row in block.to_pylist()]
 
 
-def _columns(row: Row) -> dict[str, Any]:
-    texts = {name: json.dumps(getattr(row, name), ensure_ascii=False) for name in ("messages", "tools", "options")}
-    return {**vars(row), **texts}
-
-
-def _schema() -> pa.Schema:
-    """A dataset's columns on disk."""
-    import pyarrow as pa
-
-    text = ("row_id", "messages", "tools", "origin", "session", "slice", "options")
-    return pa.schema([*((name, pa.string()) for name in text), ("record_ids", pa.list_(pa.string()))])
-
-
 def _prepared_schema() -> pa.Schema:
     import pyarrow as pa
 
-    names = ("row_id", "session", "slice", "messages", "tools", "options", "prompt", "target", "scrubbed", "dropped")
+    rows = ("row_id", "session", "slice", "messages", "tools", "options", "rejected")
+    names = (*rows, "prompt", "target", "scrubbed", "dropped")
     return pa.schema([*((name, pa.string()) for name in names), ("time", pa.float64()), ("signature", pa.binary())])
 
 
@@ -227,24 +228,6 @@ def _sample(folder: Path) -> list[str]:
     few = sorted(ids, key=digest)[:SAMPLE]
     bodies = rows.to_table(columns=["body"], filter=pc.field("request_id").isin(few)).column(0).to_pylist()
     return [spoken(Record.model_validate_json(body).messages) for body in bodies]
-
-
-def _write(path: Path, rows: list[dict[str, Any]]) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as parquet
-
-    path.parent.mkdir(exist_ok=True)
-    parquet.write_table(pa.Table.from_pylist(rows, _schema()), path)
-
-
-def _digest(folder: Path) -> str:
-    """Over all rows of both parts; the same for any order of rows and any number of files."""
-    import pyarrow.parquet as parquet
-
-    parts = [sorted((folder / part).glob("*.parquet")) for part in ("train", "holdout")]
-    return digest(
-        [sorted(digest(row) for file in files for row in parquet.read_table(file).to_pylist()) for files in parts]
-    )
 
 
 def _plain(content: Any) -> Any:

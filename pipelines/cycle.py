@@ -11,6 +11,7 @@ from cluster.records import Verdict
 from cluster.settings import Settings
 from pipelines.collect import collect
 from pipelines.curate import curate
+from pipelines.documents import documents
 from pipelines.evaluate import evaluate
 from pipelines.gate import judge
 from pipelines.publish import publish
@@ -22,8 +23,7 @@ from pipelines.train import train
 def cycle(run: Run) -> Verdict:
     """Records in, verdict out. Every step that is done is found again, so a killed cycle goes on where it was."""
     one_canary_at_a_time(run)
-    snapshot = collect(run)
-    dataset = curate(run, snapshot)
+    dataset = documents(run) if run.recipe.documents else curate(run, collect(run))
     candidate = train(run, dataset)
     run.update(candidate=candidate.version.id)
     verdict = run.record.verdict

@@ -9,23 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import json
-import random
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
-from cluster.client import Client, find_key
+from cluster.client import Client
 from cluster.records import Message
-from cluster.settings import Settings
 from pipelines import scorers
 from pipelines.artifacts import Candidate, Dataset, Evaluation, Row, Scored
+from pipelines.deployment import CHAT, COMPLETIONS, Deployment, Reply, chat, message
 from pipelines.recipe import EvaluationSettings
 from pipelines.scorers import Score, Scorer
 from pipelines.steps import Run, digest
-
-if TYPE_CHECKING:
-    import httpx
 
 CODE = 1
 """Raise it when the same answers shall be scored anew."""
@@ -68,6 +64,13 @@ def served(client: Client, alias: str) -> dict[str, Any]:
     return aliases[alias]
 
 
+def request(row: Row, settings: EvaluationSettings) -> tuple[str, dict[str, Any]]:
+    """Path and body: a conversation is answered, a document's tokens are given their probabilities."""
+    if row.origin == "document":
+        return COMPLETIONS, {"prompt": row.messages[0]["content"], "echo": True, "logprobs": 1, "max_tokens": 0}
+    return CHAT, chat(row, settings)
+
+
 @dataclass(frozen=True)
 class Answer:
     """What a version said to one row; `message` is None where the deployment refused the request."""
@@ -75,25 +78,6 @@ class Answer:
     message: Message | None
     finish_reason: str | None
     refusal: str | None = None
-
-
-def request(row: Row, settings: EvaluationSettings) -> dict[str, Any]:
-    """A row as a chat request: its form as it was logged, greedy.
-
-    Where no `tool_choice` was logged and the reference calls a tool, the answer must too: the question is then which
-    tool and with what arguments.
-    """
-    body: dict[str, Any] = {
-        "messages": row.messages[:-1],
-        "temperature": 0,
-        "seed": 0,
-        "max_tokens": settings.max_tokens,
-        **row.options,
-    }
-    if row.tools:
-        calls = bool(row.messages[-1].get("tool_calls"))
-        body = {"tools": row.tools, "tool_choice": "required" if calls else "auto", **body}
-    return body
 
 
 class Answers:
@@ -121,61 +105,6 @@ class Answers:
             file.write("\n" + json.dumps({"request": digest(body), **asdict(answer)}))
 
 
-class Deployment:
-    """The live deployment as any client sees it, with patience: replicas restart, and 503 says `come again`."""
-
-    def __init__(self, settings: Settings, evaluation: EvaluationSettings) -> None:
-        import httpx
-
-        self._patience_s = evaluation.patience_s
-        self._http = httpx.AsyncClient(
-            base_url=settings.base_url,
-            headers={"authorization": f"Bearer {find_key(settings)}", "x-trivium-purpose": "evaluation"},
-            timeout=evaluation.timeout_s,
-            limits=httpx.Limits(max_connections=evaluation.concurrency),
-            trust_env=False,
-        )
-
-    async def answer(self, version: str, body: dict[str, Any]) -> Answer:
-        """One answer. Waits out restarts; a request that the model cannot serve is a refusal, which scores nothing."""
-        deadline, pause_s, errors = time.monotonic() + self._patience_s, 0.25, 0
-        while True:
-            response, said = await self._ask({"model": version, **body})
-            match _meaning(response):
-                case "answer":
-                    assert response is not None
-                    choice = response.json()["choices"][0]
-                    return Answer(_message(choice["message"]), choice["finish_reason"])
-                case "forbidden" | "unknown":
-                    raise ValueError(f"{version} cannot be evaluated: {said}")
-                case "refusal":
-                    return Answer(None, None, said)
-                case "error":
-                    # The engine's own errors are tried again, but not for minutes: some belong to the request.
-                    errors += 1
-                    if errors == 3:
-                        return Answer(None, None, said)
-            if time.monotonic() > deadline:
-                raise ValueError(
-                    f"the deployment has not answered {version} for {self._patience_s:.0f} s ({said}); "
-                    f"see `trivium status`, then run the cycle again: it goes on from here"
-                )
-            await asyncio.sleep(pause_s * random.uniform(0.5, 1.5))
-            pause_s = min(2 * pause_s, 5)
-
-    async def _ask(self, body: dict[str, Any]) -> tuple[httpx.Response | None, str]:
-        import httpx
-
-        try:
-            response = await self._http.post("chat/completions", json=body)
-        except httpx.TransportError as error:
-            return None, f"{type(error).__name__}: {error}"
-        return response, _error(response)
-
-    async def close(self) -> None:
-        await self._http.aclose()
-
-
 async def _replay(
     run: Run, rows: list[Row], versions: tuple[str, str], scorer: Scorer
 ) -> tuple[list[Score], list[Score]]:
@@ -187,11 +116,11 @@ async def _replay(
     progress = _Progress(run, len(rows) * len(versions))
 
     async def one(row: Row, version: str) -> tuple[Answer, Score]:
-        body = request(row, settings)
+        path, body = request(row, settings)
         async with places:
             answer = kept[version].get(body)
             if answer is None:
-                answer = await deployment.answer(version, body)
+                answer = _heard(row, await deployment.ask(version, path, body))
                 if answer.message is not None:
                     kept[version].put(body, answer)
             score = await _score(scorer, row, answer)
@@ -211,6 +140,17 @@ async def _replay(
         if rows and all(refusals):
             raise ValueError(f"the deployment refused every request to {version}: {refusals[0]}")
     return tuple([pair[side].result()[1] for pair in both] for side in (0, 1))  # type: ignore[return-value]
+
+
+def _heard(row: Row, reply: Reply) -> Answer:
+    if reply.body is None:
+        return Answer(None, None, reply.refusal)
+    choice = reply.body["choices"][0]
+    if row.origin != "document":
+        return Answer(message(choice["message"]), choice["finish_reason"])
+    known = [each for each in choice["logprobs"]["token_logprobs"] if each is not None]  # the first has none
+    mean = sum(known) / max(1, len(known))
+    return Answer({**row.messages[0], "mean_logprob": mean}, "stop")
 
 
 async def _score(scorer: Scorer, row: Row, answer: Answer) -> Score:
@@ -248,39 +188,3 @@ class _Progress:
         if time.monotonic() - self._said > 5 or self._done == self._total:
             self._said = time.monotonic()
             self._run.say(f"evaluate   {self._done} of {self._total} answers")
-
-
-def _message(message: Message) -> Message:
-    """The fields that a scorer reads; an engine adds others (`reasoning`, `audio`, ...), mostly null."""
-    return {key: message[key] for key in ("role", "content", "tool_calls") if message.get(key)}
-
-
-def _meaning(response: httpx.Response | None) -> Literal["answer", "forbidden", "unknown", "refusal", "error", "away"]:
-    """What to make of a response. Plain text is Serve's own, while an application restarts; None is no connection."""
-    if response is not None and response.is_success:
-        return "answer"
-    if response is None or not _in_form(response) or response.status_code in (429, 503):
-        return "away"
-    match response.status_code:
-        case 401 | 403:
-            return "forbidden"
-        case 404:
-            return "unknown"
-        case code:
-            return "refusal" if code < 500 else "error"
-
-
-def _in_form(response: httpx.Response) -> bool:
-    """Whether an error is the gateway's or the engine's (OpenAI's form), not Serve's plain text during a restart."""
-    try:
-        return isinstance(response.json()["error"], dict)
-    except (ValueError, KeyError, TypeError):
-        return False
-
-
-def _error(response: httpx.Response) -> str:
-    if response.is_success:
-        return ""
-    if _in_form(response):
-        return str(response.json()["error"].get("message"))
-    return f"{response.status_code} {response.text[:100].strip()}"

@@ -51,7 +51,7 @@ def _history(state: Path, version: Version) -> list[dict[str, float]]:
     return history
 
 
-_TOLD = {"sequence", "time", "action", "actor", "reason", "share", "evidence"}
+_TOLD = {"sequence", "time", "action", "actor", "reason", "share", "shadow", "evidence"}
 """What a version's story says of each decision."""
 
 
@@ -176,12 +176,14 @@ def _facts(answer: dict[str, Any]) -> dict[str, str]:
         "status": answer["status"],
         "base": f"{answer['base']} ({answer['form']}{rank})",
         "parent": answer["parent"],
-        "created": _when(answer["created"]),
+        "created": when(answer["created"]),
     }
     if lineage:
         facts |= {
-            "rows": f"{lineage['rows']} from the log, {lineage['replay_rows']} of replay",
-            "table version": str(lineage["table_version"]),
+            "rows": f"{lineage['rows']} from the log, {lineage['replay_rows']} of replay"
+            if lineage["table_version"] is not None
+            else f"{lineage['rows']} documents",
+            "table version": "" if lineage["table_version"] is None else str(lineage["table_version"]),
             "dataset": f"{lineage['dataset']} (digest {lineage['dataset_digest']})",
             "recipe": f"{lineage['recipe']} (digest {lineage['recipe_digest']})",
             "code": lineage["code_revision"],
@@ -196,7 +198,7 @@ def _facts(answer: dict[str, Any]) -> dict[str, str]:
         )
     for decision in answer["decisions"]:
         facts[f"decision {decision['sequence']}"] = (
-            f"{decision['action']} by {decision['actor']}, {_when(decision['time'])}: {decision['reason']}"
+            f"{decision['action']} by {decision['actor']}, {when(decision['time'])}: {decision['reason']}"
         )
     return {name: value for name, value in facts.items() if value}
 
@@ -212,5 +214,6 @@ def _render_record(answer: dict[str, Any], console: Console) -> None:
         console.print(f"{said}: {', '.join(answer[how]) or 'no version'}")
 
 
-def _when(seconds: float) -> str:
+def when(seconds: float) -> str:
+    """Unix seconds as a date, in UTC."""
     return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds))

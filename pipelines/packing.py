@@ -24,9 +24,14 @@ class Example:
 
     prompt_ids: list[int]
     answer_ids: list[int]
+    row_id: str = ""
 
     def __len__(self) -> int:
         return len(self.prompt_ids) + len(self.answer_ids)
+
+    @property
+    def row_ids(self) -> list[str]:
+        return [self.row_id]
 
 
 @dataclass
@@ -38,6 +43,8 @@ class Pack:
     position_ids: list[int] = field(default_factory=list)
     group: list[int] = field(default_factory=list)
     row: list[int] = field(default_factory=list)
+    row_ids: list[str] = field(default_factory=list)
+    """Which rows of the dataset are in it."""
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -99,6 +106,7 @@ def pack(examples: Sequence[Example], max_tokens: int) -> list[Pack]:
                 groups, row, opened = groups + 1, 0, True
                 packs[-1].add(ids[:prefix], [IGNORE] * prefix, 0, groups, 0)
             row += 1
+            packs[-1].row_ids.append(examples[index].row_id)
             asked = len(examples[index].prompt_ids) - prefix
             packs[-1].add(ids[prefix:], [IGNORE] * asked + examples[index].answer_ids, prefix, groups, row)
     return packs

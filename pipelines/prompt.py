@@ -8,6 +8,7 @@ the form in which vLLM hands requests to the template (its `ChatCompletionToolsP
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import jinja2
@@ -24,7 +25,8 @@ ALWAYS, IF_GIVEN = ("name", "description", "parameters"), ("strict", "defer_load
 
 def encode_row(tokenizer: PreTrainedTokenizerBase, row: Row) -> Example:
     """A dataset's row. Raises as `encode` does."""
-    return encode(tokenizer, row.messages, row.tools, row.options.get("chat_template_kwargs"))
+    example = encode(tokenizer, row.messages, row.tools, row.options.get("chat_template_kwargs"))
+    return replace(example, row_id=row.row_id)
 
 
 def encode(

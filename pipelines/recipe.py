@@ -16,6 +16,7 @@ from cluster.arbiter import Sharing
 from cluster.settings import Strict
 
 RECIPES = Path(__file__).parent / "recipes"
+METHODS = Path(__file__).parent / "methods"
 
 
 class WindowSettings(Strict):
@@ -66,6 +67,30 @@ class CurationSettings(Strict):
     replay: ReplaySettings = ReplaySettings()
 
 
+class DpoSettings(Strict):
+    """Direct preference optimization: Rafailov et al., 2023 (https://arxiv.org/abs/2305.18290)."""
+
+    beta: float = Field(default=0.1, gt=0)
+    """How hard the model is held to where it started."""
+    sft: float = Field(default=1.0, ge=0)
+    """Weight of the chosen answer's own loss beside that of the pair. Without it both answers of a pair may become
+    unlikely together: Pang et al., 2024 (https://arxiv.org/abs/2404.19733)."""
+
+
+class GrpoSettings(Strict):
+    """Group relative policy optimization: Shao et al., 2024 (https://arxiv.org/abs/2402.03300)."""
+
+    generations: int = Field(default=8, ge=2)
+    """Answers to one prompt, compared with each other."""
+    prompts: int = Field(default=8, ge=1)
+    """Prompts of a step, all workers together."""
+    temperature: float = Field(default=1.0, gt=0)
+    beta: float = Field(default=0.0, ge=0)
+    """How hard the model is held to where it started; above 0 its first weights are asked as well."""
+    max_tokens: int = Field(default=128, ge=1)
+    """Longest answer in tokens."""
+
+
 class TrainingSettings(Strict):
     """How a candidate is made.
 
@@ -73,13 +98,27 @@ class TrainingSettings(Strict):
     depends on the machine's speed; the version's metrics say how many there were.
     """
 
-    method: Literal["lora"] = "lora"
+    method: str = "sft"
+    """What is learnt from a row, a file of `pipelines/methods`: `sft`, its answer; `dpo`, that rather than the answer
+    that it corrects; `grpo`, whatever the scorer rewards; `pretrain`, documents."""
+    weights: Literal["lora", "full"] = "lora"
+    """What is trained: an adapter beside the base, or all of the base's weights."""
     model: str | None = None
     """Folder or Hugging Face id of the weights to tune; left out: what the deployment serves as the alias's base."""
-    start: Literal["base", "parent"] = "base"
+    start: Literal["base", "parent", "scratch"] = "base"
     """`base`: every candidate is trained from the base on all rows of the window. It depends on its dataset and recipe
-    alone, and no cycle inherits another's mistakes. `parent`: go on from the champion's adapter, which is cheaper for
-    large windows but drifts; without an adapter of the same rank it starts from the base."""
+    alone, and no cycle inherits another's mistakes. `parent`: go on from the champion's weights, which is cheaper for
+    large windows but drifts; without weights of the same form and rank it starts from the base. `scratch`: from random
+    weights in the base's shape, with its tokenizer."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """What is multiplied in; `auto`: bf16 where the hardware has instructions for it."""
+    parallel: Literal["ddp", "fsdp2", "zero1", "zero2", "zero3"] = "ddp"
+    """How workers share the work: each holds all of the weights (`ddp`), or a share of optimizer states (`zero1`), of
+    gradients too (`zero2`), of weights too (`zero3`: DeepSpeed; `fsdp2`: PyTorch). Sharded on CPUs, all is fp32."""
+    offload: bool = False
+    """Keep what is sharded in the host's memory (`fsdp2`, `zero2`, `zero3`)."""
+    packing: bool = True
+    """Rows behind one copy of the tools that they share, where the model's attention allows; else padded."""
     rank: int = Field(default=64, ge=1)
     """LoRA rank; at most the engine's `max_lora_rank`."""
     alpha: int = Field(default=128, gt=0)
@@ -99,7 +138,7 @@ class TrainingSettings(Strict):
     """Time for the steps at most, start-up aside. The schedule follows what runs out first, steps or time, so the
     learning rate is zero at the end either way."""
     batch_tokens: int = Field(default=1024, ge=1)
-    """Tokens in one optimizer step of one worker, shared prefixes counted once."""
+    """Tokens in one optimizer step of all workers, shared prefixes counted once."""
     pack_tokens: int | None = Field(default=None, ge=1)
     """Tokens of a pack: rows behind one copy of the tools that they share; left out: a step's, and at least five
     rows."""
@@ -113,12 +152,35 @@ class TrainingSettings(Strict):
     """Ray Train workers."""
     min_workers: int | None = Field(default=None, ge=0)
     """Fewest that are left where serving needs their resources; 0: training waits as long as it takes; left out: as
-    many as `workers`. It divides `workers`, so that fewer workers take more rows each and every step stays the same."""
+    many as `workers`. It divides `workers`, so that fewer workers take more rows each and every step stays the same.
+    What workers share out (`parallel`) only as many of them can take up again: then it is 0 or all."""
     sharing: Sharing = Sharing()
     """How they make way for serving."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
     """`auto`: GPUs if as many are free as there are workers."""
     seed: int = 0
+    dpo: DpoSettings = DpoSettings()
+    grpo: GrpoSettings = GrpoSettings()
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        known = sorted(file.stem for file in METHODS.glob("[a-z]*.py"))
+        if self.method not in known:
+            raise ValueError(f"there is no training.method {self.method}; there is: {', '.join(known)}")
+        if self.pack_tokens and self.pack_tokens > self.batch_tokens:
+            raise ValueError(
+                f"a pack of {self.pack_tokens} tokens does not fit into a step of {self.batch_tokens}; "
+                "raise training.batch_tokens or lower training.pack_tokens"
+            )
+        if self.weights == "lora" and self.start == "scratch":
+            raise ValueError("an adapter has no use for random weights; set training.weights to full")
+        if self.method == "grpo" and self.weights == "full":
+            raise ValueError("grpo asks the served model, which takes up adapters only; set training.weights to lora")
+        if self.offload and self.parallel in ("ddp", "zero1"):
+            raise ValueError(
+                f"{self.parallel} offloads nothing; leave training.offload out, or use fsdp2, zero2, zero3"
+            )
+        return self
 
     @property
     def least(self) -> int:
@@ -128,6 +190,11 @@ class TrainingSettings(Strict):
     def _steps_stay_the_same(self) -> Self:
         if self.least > self.workers or (self.least and self.workers % self.least):
             raise ValueError(f"min_workers is 0 or divides workers, and {self.least} does not divide {self.workers}")
+        if self.parallel != "ddp" and self.least not in (0, self.workers):
+            raise ValueError(
+                f"a checkpoint of {self.parallel} is taken up by as many workers as left it; "
+                f"min_workers is 0 or {self.workers} there"
+            )
         return self
 
 
@@ -151,7 +218,7 @@ class EvaluationSettings(Strict):
     """How the holdout is replayed through the live deployment."""
 
     scorer: str = "tool_call"
-    """`tool_call`, `json`, `exact`, `judge`, or `module:function`."""
+    """`tool_call`, `json`, `exact`, `judge`, `likelihood` (of documents), or `module:function`."""
     judge: JudgeSettings = JudgeSettings()
     concurrency: int = Field(default=8, ge=1)
     """Requests in flight, candidate and champion together."""
@@ -183,16 +250,42 @@ class GateSettings(Strict):
     """Share of the candidate's answers that must be well-formed."""
 
 
+class DocumentSettings(Strict):
+    """Documents to pre-train on, in place of the log's rows."""
+
+    path: str
+    """Files of JSON lines (`.jsonl`, `.jsonl.gz`, `.jsonl.zst`) or Parquet with one document each, in the form of open
+    corpora such as RedPajama; may have `*` in it, and is read where the cycle runs."""
+    field: str = "text"
+    """Column that holds the text."""
+    source: str | None = "source"
+    """Column that says where a document comes from; each is measured by itself. Without it, all are one."""
+    limit: int | None = Field(default=None, ge=1)
+    """Documents at most, the first ones."""
+    holdout: int = Field(default=64, ge=1)
+    """Documents that are only measured on, drawn by their contents; at most a tenth of all."""
+
+
 class Recipe(Strict):
     """One cycle's settings."""
 
     alias: str = "assistant"
     """Whose records are read, and what a promoted candidate answers for."""
+    documents: DocumentSettings | None = None
+    """What `pretrain` reads."""
     window: WindowSettings = WindowSettings()
     curation: CurationSettings = CurationSettings()
     training: TrainingSettings = TrainingSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     gate: GateSettings = GateSettings()
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if (self.training.method == "pretrain") != (self.documents is not None):
+            raise ValueError("the method pretrain reads documents, and it alone: set both, or neither")
+        if (self.evaluation.scorer == "likelihood") != (self.documents is not None):
+            raise ValueError("the scorer likelihood measures documents, and it alone does; set both, or neither")
+        return self
 
     @property
     def digest(self) -> str:

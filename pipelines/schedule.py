@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipelines.recipe import TrainingSettings
@@ -77,7 +77,7 @@ class Plan:
     packed: bool
     steps: int
     accumulate: int
-    """Micro-batches of one step on one worker."""
+    """Micro-batches of one step, all workers together."""
     epochs: float
     """Passes over the rows."""
     tokens: int
@@ -91,39 +91,41 @@ class Plan:
         examples: list[Example],
         settings: TrainingSettings,
         packed: bool,
-        workers: int = 1,
         vary: Callable[[int], list[Example]] | None = None,
     ) -> Plan:
         """Shuffled and packed anew for each epoch; micro-batches of about `pack_tokens`, steps of `batch_tokens`.
 
+        The plan is that of `settings.workers`, which share a step's micro-batches. Fewer may do the same steps.
         `vary` gives the rows of an epoch (from 0); left out, all are the same.
         """
-        size = settings.pack_tokens or max(settings.batch_tokens, 5 * sorted(map(len, examples))[len(examples) // 2])
+        workers = settings.workers
+        share = max(1, settings.batch_tokens // workers)
+        size = settings.pack_tokens or max(share, 5 * sorted(map(len, examples))[len(examples) // 2])
 
         def batches(epoch: int) -> list[list]:
             return _batches(vary(epoch) if vary else examples, size, packed, f"{settings.seed}-{epoch}")
 
         passes = [batches(0)]
         tokens = sum(len(sequence) for batch in passes[0] for sequence in batch)
-        accumulate = max(1, round(settings.batch_tokens * len(passes[0]) / tokens))
-        epochs = max(settings.epochs, settings.min_steps * accumulate * workers / len(passes[0]))
+        accumulate = workers * max(1, round(settings.batch_tokens * len(passes[0]) / tokens / workers))
+        epochs = max(settings.epochs, settings.min_steps * accumulate / len(passes[0]))
         passes += [batches(epoch) for epoch in range(1, math.ceil(epochs))]
         last = epochs - len(passes) + 1  # the share of the last epoch that is asked for
         wanted = sum(len(each) for each in passes[:-1]) + len(passes[-1]) * last
-        steps = min(max(1, round(wanted / (accumulate * workers))), settings.max_steps or 10**9)
-        needed = steps * accumulate * workers
+        steps = min(max(1, round(wanted / accumulate)), settings.max_steps or 10**9)
+        needed = steps * accumulate
         flat = [batch for each in passes for batch in each]
         filled = [flat[n % len(flat)] for n in range(needed)]  # a last step that is not full takes the first rows
         plain = sum(len(example) for example in examples)
         return cls(filled, packed, steps, accumulate, needed / len(passes[0]), tokens, plain)
 
-    def on(self, workers: int, most: int) -> Plan:
-        """The same steps on fewer workers than the plan was made for: each takes more micro-batches of a step."""
-        return replace(self, accumulate=self.accumulate * most // workers)
-
     @property
     def tokens_per_batch(self) -> float:
         return sum(len(sequence) for batch in self.batches for sequence in batch) / len(self.batches)
+
+    def rows(self, batch: int) -> list[str]:
+        """Ids of the rows in a micro-batch."""
+        return [row for sequence in self.batches[batch] for row in sequence.row_ids]
 
     def __str__(self) -> str:
         how = f"packed {self.plain_tokens / self.tokens:.1f} times" if self.packed else "not packed"

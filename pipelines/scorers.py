@@ -1,8 +1,8 @@
 """How good is an answer? A scorer maps (row, answer) to a score in [0, 1] and says whether the answer is well-formed.
 
-Named in the recipe: `tool_call`, `json`, `exact`, `judge` (any OpenAI-compatible model), or `module:function` of one's
-own: a function of a `Row`, whose last message is the reference, and of the answer's message, that returns a `Score` or
-a number; it may be `async`.
+Named in the recipe: `tool_call`, `json`, `exact`, `judge` (any OpenAI-compatible model), `likelihood` of documents, or
+`module:function` of one's own: a function of a `Row`, whose last message is the reference, and of the answer's message,
+that returns a `Score` or a number; it may be `async`.
 """
 
 from __future__ import annotations
@@ -46,12 +46,16 @@ def find(name: str, judge: JudgeSettings | None = None) -> Scorer:
             return _plain(json_answer)
         case "exact":
             return _plain(exact)
+        case "likelihood":
+            return _plain(likelihood)
         case "judge":
             return Judge(judge or JudgeSettings())
         case _ if ":" in name:
             return _plain(_load(name))
         case _:
-            raise ValueError(f"no scorer is called {name!r}; take tool_call, json, exact, judge or module:function")
+            raise ValueError(
+                f"no scorer is called {name!r}; take tool_call, json, exact, judge, likelihood or module:function"
+            )
 
 
 def tool_call(row: Row, answer: Message) -> Score:
@@ -89,6 +93,11 @@ def exact(row: Row, answer: Message) -> Score:
     """The reference's text, letter by letter; only white space may differ."""
     same = _text(answer) == _text(row.messages[-1])
     return Score(float(same), bool(_text(answer)), {"exact_match": float(same)})
+
+
+def likelihood(row: Row, answer: Message) -> Score:
+    """How likely a document's tokens are, each after those before it: their geometric mean, 1 over the perplexity."""
+    return Score(math.exp(answer["mean_logprob"]), True)
 
 
 class Judge:

@@ -59,7 +59,7 @@ def step(state: Path, name: str, inputs: dict[str, Any], make: Callable[[Path], 
     result = make(temporary)
     manifest = {**result, "step": name, "inputs": inputs, "made": started, "took_s": round(time.time() - started, 3)}
     (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1, ensure_ascii=False))
-    _sync(temporary)
+    durable.sync_tree(temporary)
     shutil.rmtree(folder, ignore_errors=True)
     temporary.rename(folder)
     durable.sync_folder(folder.parent)
@@ -253,13 +253,3 @@ def cycle_running(state: Path) -> bool:
 def unfinished(run: RunRecord) -> bool:
     """Whether a run can be taken up again: killed, or failed at something that may be over by now."""
     return run.state != "done" and run.resumable and run.attempts < ATTEMPTS
-
-
-def _sync(folder: Path) -> None:
-    """Everything below a folder onto the disk, before a rename says that it is complete."""
-    for path in [*folder.rglob("*"), folder]:
-        if path.is_dir():
-            durable.sync_folder(path)
-        else:
-            with path.open("rb") as file:
-                os.fsync(file.fileno())

@@ -1,10 +1,11 @@
-"""A dataset becomes a version: Ray Train runs the loop in `trainer.py`, the registry takes the adapter in.
+"""A dataset becomes a version: Ray Train runs the loop in `trainer.py`, the registry takes the weights in.
 
 This half is light: it decides what is trained and where, and imports neither torch nor trl.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.client import Client
+from cluster.head import Head
 from cluster.priority import give_way
 from cluster.records import Frozen, Lineage, Move, Version
 from cluster.registry import Registry
@@ -21,10 +23,10 @@ from cluster.settings import Settings
 from pipelines.artifacts import Candidate, Dataset
 from pipelines.elastic import Elastic, Ground
 from pipelines.evaluate import served
-from pipelines.recipe import TrainingSettings
+from pipelines.recipe import EvaluationSettings, TrainingSettings
 from pipelines.steps import Run, digest, manifest
 
-CODE = 3
+CODE = 4
 """Raise it when the same rows and settings shall give another model."""
 ATTEMPTS = 3
 """How often a worker that died is started again from its newest checkpoint."""
@@ -52,8 +54,13 @@ class Job(Frozen):
     model: str
     """Where its weights are: a folder, or a Hugging Face id."""
     parent: str | None
-    """Folder of the adapter to go on from."""
+    """Folder of the weights to go on from."""
     training: TrainingSettings
+    storage: str = ""
+    """Folder of the run's checkpoints, which all workers reach."""
+    alias: str = "assistant"
+    evaluation: EvaluationSettings = EvaluationSettings()
+    """How a method that needs answers asks for them and scores them."""
     ground: Ground | None = None
     """Where it learns what serving needs; None: it has its machines for itself."""
 
@@ -88,7 +95,10 @@ def train(run: Run, dataset: Dataset) -> Candidate:
         model=resolve(model),
         parent=_start(registry, champion, alias["base"], settings),
         training=settings,
+        alias=run.recipe.alias,
+        evaluation=run.recipe.evaluation,
     )
+    _check(job, run, dataset)
     inputs = {
         "code": CODE,
         "dataset": dataset.digest,
@@ -96,6 +106,7 @@ def train(run: Run, dataset: Dataset) -> Candidate:
         "model": _fingerprint(job.model),
         "parent": champion.id if job.parent else None,
         "training": settings.model_dump(mode="json", exclude={"checkpoint_every_s", "min_workers", "sharing"}),
+        "evaluation": run.recipe.evaluation.model_dump(mode="json") if settings.method == "grpo" else None,
     }
     # Outside the step's folder, which is emptied when a killed step begins anew.
     work = run.folder / f"train-{digest(inputs)[:16]}"
@@ -111,13 +122,22 @@ def train(run: Run, dataset: Dataset) -> Candidate:
 
 
 def fit(job: Job, work: Path, folder: Path, note: Callable[[list[Move]], None] = lambda _: None) -> Outcome:
-    """Train under Ray Train, from the newest checkpoint in `work` if there is one; the adapter's files go to `folder`.
+    """Train under Ray Train, from the newest sound checkpoint in `work`, if any; the version's files go to `folder`.
 
     `note` is told how training made way for serving, all of it, whenever it has done so again. Raises `ValueError` if
-    the loss or a weight stops being a number, or if there is nothing to train on.
+    the loss or a weight stops being a number, if there is nothing to train on, or if workers died `ATTEMPTS` times:
+    then it may be called again.
     """
     import ray
-    from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+    from ray.exceptions import RayError
+    from ray.train import (
+        CheckpointConfig,
+        FailureConfig,
+        LoggingConfig,
+        RunConfig,
+        ScalingConfig,
+        TrainingFailedError,
+    )
     from ray.train.torch import TorchTrainer
 
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", str(POLL_S))
@@ -131,7 +151,7 @@ def fit(job: Job, work: Path, folder: Path, note: Callable[[list[Move]], None] =
     def attempt(workers: int) -> Any:
         trainer = TorchTrainer(
             _loop,  # type: ignore[arg-type]  # Ray Train V2 hands on what the loop returns
-            train_loop_config=job.model_dump(mode="json"),
+            train_loop_config=job.model_copy(update={"storage": str(work)}).model_dump(mode="json"),
             scaling_config=ScalingConfig(num_workers=workers, use_gpu=use_gpu),
             run_config=RunConfig(  # type: ignore[call-arg]  # mypy sees the class of Ray Train V1
                 name=work.name,
@@ -144,20 +164,66 @@ def fit(job: Job, work: Path, folder: Path, note: Callable[[list[Move]], None] =
         )
         return trainer.fit()
 
-    if job.ground:
-        result = Elastic(job.ground, settings, use_gpu, note).run(
-            attempt, lambda result: Outcome.model_validate(result.return_value).left
-        )
-    else:
-        result = attempt(settings.workers)
+    try:
+        if job.ground:
+            elastic = Elastic(job.ground, settings, use_gpu, note)
+            result = elastic.run(attempt, lambda result: Outcome.model_validate(result.return_value).left)
+        else:
+            result = attempt(settings.workers)
+    except (TrainingFailedError, RayError) as error:
+        cause = str(error).strip().splitlines()[-1]
+        raise ValueError(f"training failed ({cause}); run it again: it goes on from its newest checkpoint") from error
     outcome = Outcome.model_validate(result.return_value)
     if outcome.failure:
         raise ValueError(f"training failed: {outcome.failure}")
     assert result.checkpoint is not None
     with result.checkpoint.as_directory() as final:
-        for file in ("adapter_config.json", "adapter_model.safetensors"):
-            shutil.copyfile(Path(final) / file, folder / file)
+        for file in sorted(Path(final).iterdir()):
+            if not file.name.startswith(("seal-", "outcome")):
+                shutil.copyfile(file, folder / file.name)
     return outcome
+
+
+def _check(job: Job, run: Run, dataset: Dataset) -> None:
+    """Raises `ValueError` for what no worker has to be started for to know that it will not do."""
+    if not dataset.rows + dataset.replay_rows:
+        raise ValueError("the dataset has no row to train on; see what `curate` left out, and why")
+    _check_workers(run, job.training)
+    if job.training.weights == "lora" and job.training.model and job.base != job.training.model:
+        served, given = (_shape(each) for each in (resolve(served_model(run.settings, job.base)), job.model))
+        if served and given and served != given:
+            differing = ", ".join(
+                f"{name} {given[name]} instead of {served[name]}" for name in served if served[name] != given[name]
+            )
+            raise ValueError(
+                f"an adapter for {job.training.model} fits no engine that serves {job.base}: {differing}; "
+                "leave training.model out, or train all weights (training.weights: full)"
+            )
+
+
+def _shape(model: str) -> dict[str, Any] | None:
+    """What an adapter must agree with; None where the configuration is not on this machine."""
+    try:
+        config = json.loads((Path(model) / "config.json").read_bytes())
+    except OSError:
+        return None
+    return {name: config.get(name) for name in ("model_type", "hidden_size", "num_hidden_layers", "intermediate_size")}
+
+
+def _check_workers(run: Run, training: TrainingSettings) -> None:
+    """Raises `ValueError` for more workers than the cluster can ever give."""
+    import ray
+
+    ours = Head.read(run.settings)
+    if ours and not ours.mark:
+        return  # somebody else's head, whose autoscaler may add machines
+    kind = "GPU" if training.device == "gpu" else "CPU"
+    have = int(ray.cluster_resources().get(kind, 0))
+    if training.workers > have:
+        raise ValueError(
+            f"the recipe asks for {training.workers} workers and the cluster has {have} {kind}s; "
+            "lower training.workers, or add machines (cluster.yaml)"
+        )
 
 
 def allocator() -> dict[str, str]:
@@ -213,7 +279,9 @@ def resolve(model: str) -> str:
 
 
 def _start(registry: Registry, champion: Version, base: str, settings: TrainingSettings) -> str | None:
-    fits = champion.form == "adapter" and champion.base == base and champion.rank == settings.rank
+    form = "adapter" if settings.weights == "lora" else "full"
+    rank = settings.rank if settings.weights == "lora" else None
+    fits = (champion.form, champion.base, champion.rank) == (form, base, rank)
     return str(registry.folder(champion)) if settings.start == "parent" and fits else None
 
 
@@ -234,8 +302,8 @@ def _register(run: Run, registry: Registry, dataset: Dataset, champion: Version,
     version = registry.create(
         name=run.recipe.alias,
         base=job.base,
-        form="adapter",
-        rank=job.training.rank,
+        form="adapter" if job.training.weights == "lora" else "full",
+        rank=job.training.rank if job.training.weights == "lora" else None,
         parent=champion.id,
         lineage=lineage,
         source_folder=folder,

@@ -56,6 +56,9 @@ class CanarySettings(Strict):
     session_s: float = Field(default=5, ge=0)
     """A session is one observation: what was said of it within so long of its first word."""
     look_every_s: float = Field(default=1, gt=0)
+    host_s: float = Field(default=600, gt=0, le=3600)
+    """Longest that an engine of its own may take to start, for a version with full weights; then the version is let
+    go. An adapter needs none."""
 
     @field_validator("shares")
     @classmethod

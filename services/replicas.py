@@ -11,12 +11,10 @@ from typing import Any
 from ray import serve
 from ray.serve.schema import ReplicaState
 
+from cluster.hosting import GATEWAY
 from cluster.registry import parse
 
 logger = logging.getLogger(__name__)
-
-GATEWAY = "Gateway:"
-"""How the deployments begin whose replicas `reconcile` (services/serving.py names them)."""
 
 
 class CannotLoad(ValueError):
@@ -42,8 +40,14 @@ def lacking(gateways: Sequence[Heard], sequence: int, version: str | None) -> st
         follow = [reply for reply in gateway.replies if reply["sequence"] >= sequence]
         if len(follow) < gateway.running:
             return f"{len(follow)} of {gateway.running} replicas of {gateway.application} answered"
-    if version is None or parse(version)[1] == 0 or any(_is(gateway, version) for gateway in gateways):
-        return None  # the base itself, or full weights with an application of their own: nothing to load
+    if version is None or parse(version)[1] == 0:
+        return None  # the base itself: nothing to load
+    if hosts(gateways, version):  # full weights with an application of their own
+        for gateway in gateways:
+            for reply in gateway.replies:
+                if version in reply.get("unreached", ()):
+                    return f"replica {reply['replica']} of {gateway.application} does not reach {version}"
+        return None
     for gateway in gateways:
         for reply in gateway.replies:
             if reason := reply["errors"].get(version):
@@ -53,8 +57,9 @@ def lacking(gateways: Sequence[Heard], sequence: int, version: str | None) -> st
     return None if held else f"no application of the cluster holds {version} in all its replicas"
 
 
-def _is(gateway: Heard, version: str) -> bool:
-    return bool(gateway.replies) and all(reply["base"] == version for reply in gateway.replies)
+def hosts(gateways: Sequence[Heard], version: str) -> bool:
+    """Whether an application has a version as its own weights, and a replica of it answers."""
+    return any(reply["base"] == version for gateway in gateways for reply in gateway.replies)
 
 
 async def ask(sequence: int, within_s: float) -> list[Heard]:

@@ -9,6 +9,7 @@ order of a promotion keeps the one promise that matters, that an alias never poi
     rollback   hear that none lacks the former champion (`Rollout.wanted` keeps it), append, tell them
     publish    what a cycle asks for: canary or promote, as the settings say
 
+A version with full weights is held by an application of its own, which is brought up first (`hosting.py`).
 `append` writes what is legal (`legal.py`), `Rollouts` is the Serve deployment.
 It is also the controller of the canaries: every second it reads what the log has of them (`evidence.py`) and does what
 `canary.decide` says. It remembers nothing that is not in one of the two logs, so it may die at any time.
@@ -39,8 +40,9 @@ from cluster.registry import Registry, check_name
 from cluster.settings import Settings, Strict
 from services.canary import CanarySettings, Hold, Promote, RollBack, Widen, decide
 from services.evidence import Witness
+from services.hosting import Hosts
 from services.legal import Action, Draft, admit, settled
-from services.replicas import CannotLoad, ask, lacking
+from services.replicas import CannotLoad, ask, hosts, lacking
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +98,12 @@ class Order(Strict):
     shadow: bool = False
 
 
-@serve.deployment(name="rollout", num_replicas=1, ray_actor_options={"num_cpus": 0})
+# On the head's node: Serve's configuration API listens there, and on loopback.
+@serve.deployment(
+    name="rollout",
+    num_replicas=1,
+    ray_actor_options={"num_cpus": 0, "resources": {"node:__internal_head__": 0.001}},
+)
 @serve.ingress(api)
 class Rollouts:
     """Answers `/admin/rollout`. Two of it can run for a moment, while Serve replaces one: `append` keeps them apart."""
@@ -111,7 +118,9 @@ class Rollouts:
         self._witnesses: dict[str, Witness] = {}
         self._seen: dict[str, Hold | Widen | Promote | RollBack] = {}
         threading.Thread(target=self._mirror, name="mlflow-mirror", daemon=True).start()
+        self._hosts = Hosts(Settings.from_environment(), self._registry)
         self._controller = asyncio.create_task(self._control())
+        self._hosting = asyncio.create_task(self._hosts.follow(settings.look_every_s))
 
     @api.get("/")
     async def show(self) -> dict[str, Any]:
@@ -172,8 +181,11 @@ class Rollouts:
     async def rollback(self, order: Order, request: Request) -> Decision:
         alias = fold(await asyncio.to_thread(read, self._state)).aliases.get(order.alias)
         if alias is not None and alias.history:
+            former, gateways = alias.history[-1], await ask(-1, within_s=1.0)
             # Only a replica that says it cannot stops this: who hangs or is just dying must not hold up an emergency.
-            lacking(await ask(-1, within_s=1.0), -1, alias.history[-1])
+            lacking(gateways, -1, former)
+            if self._hosts.is_full(former) and not hosts(gateways, former):  # one that led here may need its engine
+                await self._hosts.bring(former, self._settings.host_s)
         return await self._announce(order, "rollback", request.state.principal)
 
     async def _stage(self, order: Order, actor: str) -> Decision:
@@ -225,6 +237,8 @@ class Rollouts:
     async def _held(self, staged: Decision, order: Order, actor: str) -> None:
         """Wait until every replica holds a staged version; reject it if one cannot."""
         try:
+            if self._hosts.is_full(staged.version):
+                await self._hosts.bring(staged.version, self._settings.host_s)
             await self._wait(staged, staged.version, STAGE_S)
         except (CannotLoad, Unavailable) as refusal:
             reason = Order(alias=order.alias, version=order.version, reason=str(refusal))

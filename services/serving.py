@@ -24,6 +24,7 @@ from starlette.types import ASGIApp
 from cluster import auth, environment, models, pressure, telemetry
 from cluster.auth import Keys
 from cluster.decisions import Alias
+from cluster.hosting import deployment_name
 from cluster.log import Log, LogSettings
 from cluster.settings import Settings, Strict, explain
 from services import prefork
@@ -56,7 +57,7 @@ class ServingSettings(Strict):
     """`seed`, a folder, or a Hugging Face id."""
     name: str = ""
     """The base's id for clients and in records; default: `seed`, the Hugging Face id, or the folder's last part. A
-    full-weight version is served under its own id, `assistant@5`."""
+    full-weight version is served under its own id, `assistant@5` (`cluster/hosting.py`)."""
     alias: str | None = None
     """An alias that means this base until the decision log says otherwise."""
     route: str = "/"
@@ -124,11 +125,11 @@ def build(args: dict[str, Any]) -> Application:
     source = models.resolve(settings.model)
     if isinstance(source, Path):
         models.check_model(source)
-    settings = settings.model_copy(update={"name": settings.name or base_id(settings.model, source)})
+    settings = settings.model_copy(update={"name": settings.name or models.base_id(settings.model, source)})
     gpu = _on_gpu(settings)
     deployment: Any = serve.deployment(
         serve.ingress()(Gateway),
-        name="Gateway:" + settings.name.replace("/", "--").replace(".", "_"),
+        name=deployment_name(settings.name),
         num_replicas=settings.replicas,
         max_ongoing_requests=10**9,  # the chain bounds them, with an answer that says so
         health_check_period_s=1,
@@ -139,13 +140,6 @@ def build(args: dict[str, Any]) -> Application:
     )
     # Without the number of replicas: Serve replaces replicas whose arguments change, even where it should add one.
     return deployment.bind(settings.model_dump(exclude={"replicas"}), str(source), gpu)
-
-
-def base_id(model: str, source: Path | str) -> str:
-    """A base's id: `seed`, a Hugging Face id as it is, a folder's last part."""
-    if source == models.seed_folder():
-        return "seed"
-    return source.name if isinstance(source, Path) else model
 
 
 def _on_gpu(settings: ServingSettings) -> bool:
@@ -220,10 +214,11 @@ class Gateway:
         self._replica = serve.get_replica_context().replica_tag
         self._writer = Log(here.state / "log", LogSettings()).writer(f"gateway-{self._replica}")
         self._keeper = Keeper(self._writer)
+        mint_key = auth.mint_key(here.state)
+        self._forward = HttpForwarder(here.base_url.removesuffix("/v1"), mint_key)
         self._meter = Meter(self._replica, RayBook())
         environment.make_folder(here)  # a machine that has joined a head has none yet
         self._gauge = pressure.Gauge(pressure.path(here))
-        mint_key = auth.mint_key(here.state)
         app = chain(
             engine,
             Parts(
@@ -233,7 +228,7 @@ class Gateway:
                 desired=self._desired,
                 shelf=shelf,
                 adapters=self._adapters,
-                forward=HttpForwarder(here.base_url.removesuffix("/v1"), mint_key),
+                forward=self._forward,
                 keeper=self._keeper,
                 meter=self._meter,
                 bounds=Bounds(
@@ -251,7 +246,7 @@ class Gateway:
         )
         await warm_up(engine, settings.name)
         await self.reconcile(-1)  # last, so that a replica that becomes ready knows the newest decision
-        self._desired.publish(settings.name, settings.route)
+        self._publish()
         follow = self._desired.follow(lambda: self.reconcile(-1), settings.poll_s)
         running = (follow, self._meter.beat(), beat(self._gauge), self._end_with(engine.state.engine_client))
         self._tasks = [asyncio.create_task(each) for each in running]
@@ -264,6 +259,8 @@ class Gateway:
         if self._settings.max_loras:
             wanted = [v for v in rollout.wanted(base) if not v.endswith("@0") and not self._shelf.is_full(v)]
             await self._adapters.want(wanted)
+        if base in rollout.wanted() and base not in self._desired.routes:
+            self._publish()  # nothing needed it for a moment, and its route was withdrawn
         telemetry.adapters(len(self._adapters.versions))
         weights = [f"{alias.name}@0" for alias in rollout.aliases.values() if alias.base == base]
         return {
@@ -272,7 +269,18 @@ class Gateway:
             "sequence": rollout.sequence,
             "versions": sorted({*weights, *self._adapters.versions}),
             "errors": self._adapters.errors,
+            "unreached": await self._unreached(),
         }
+
+    def _publish(self) -> None:
+        self._desired.publish(self._settings.name, self._settings.route)
+
+    async def _unreached(self) -> list[str]:
+        """Full-weight versions that this replica would have to forward to, and cannot yet."""
+        wanted = sorted({*self._desired.rollout.wanted()} - {self._settings.name})
+        full = [version for version in wanted if self._shelf.is_full(version)]
+        reached = await asyncio.gather(*(self._forward.reaches(self._desired.routes.get(v)) for v in full))
+        return [version for version, there in zip(full, reached, strict=True) if not there]
 
     async def check_health(self) -> None:
         """Serve asks once before the replica is ready, then every second."""

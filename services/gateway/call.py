@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import perf_counter
 from time import time as now
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from starlette.types import ASGIApp, Message, Receive, Scope
 
@@ -21,6 +21,19 @@ Arm = Literal["champion", "candidate", "shadow", "direct"]
 
 KEY = "trivium.call"
 """Where the scope carries the call. Only code in this process can write a scope, so nobody outside can forge one."""
+
+
+class Routed(NamedTuple):
+    """What the gateway that took a request found it to mean. Whoever it is forwarded to goes by that: while an alias
+    moves, two gateways may for a moment know different decisions, and no request may fall between them."""
+
+    served: str
+    """Base or full-weight version of the application that is to answer."""
+    version: str
+    adapter: str | None
+    alias: str | None
+    arm: Arm
+    shadow_of: str | None
 
 
 @dataclass(slots=True)
@@ -47,6 +60,8 @@ class Call:
     arm: Arm = "direct"
     shadow_of: str | None = None
     """Id of the request that a user sees the answer of, where this one answers it once more, unseen."""
+    routed: Routed | None = None
+    """Where another application answers: what it goes by."""
 
     @property
     def session(self) -> str:

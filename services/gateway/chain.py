@@ -75,7 +75,7 @@ def chain(engine: ASGIApp, parts: Parts) -> ASGIApp:
         shelf=parts.shelf,
         adapters=parts.adapters,
         forward=parts.forward,
-        shadows=Shadows(answer, parts.served, parts.adapters, parts.mint_key, parts.most_shadows),
+        shadows=Shadows(answer, parts.served, parts.adapters, parts.forward, parts.mint_key, parts.most_shadows),
     )
     infer = fold(
         answer,

@@ -11,6 +11,7 @@ import logging
 import os
 import threading
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote
 
@@ -60,8 +61,7 @@ class Desired:
 
     def publish(self, served: str, prefix: str) -> None:
         """Tell the other applications that this one serves `served`."""
-        path = self._state / "serving" / f"{quote(served, safe='')}.json"
-        write_private(path, json.dumps({"served": served, "prefix": prefix}).encode())
+        write_private(_route(self._state, served), json.dumps({"served": served, "prefix": prefix}).encode())
 
     def _refresh_routes(self) -> None:
         folder = self._state / "serving"
@@ -70,7 +70,10 @@ class Desired:
         except FileNotFoundError:
             return
         if stamp != self._routes_stamp:  # files are replaced by rename, so every change touches the folder
-            entries = [json.loads(path.read_text()) for path in sorted(folder.glob("[!.]*.json"))]
+            entries = []
+            for path in sorted(folder.glob("[!.]*.json")):
+                with suppress(FileNotFoundError):  # withdrawn at this moment
+                    entries.append(json.loads(path.read_text()))
             self.routes = {entry["served"]: entry["prefix"].rstrip("/") for entry in entries}
             self._routes_stamp = stamp
 
@@ -79,3 +82,12 @@ class Desired:
         if self._default and self._default.name not in rollout.aliases:
             rollout.aliases[self._default.name] = self._default
         return rollout
+
+
+def withdraw(state: Path, served: str) -> None:
+    """Tell everybody that no application serves `served` any more."""
+    _route(state, served).unlink(missing_ok=True)
+
+
+def _route(state: Path, served: str) -> Path:
+    return state / "serving" / f"{quote(served, safe='')}.json"

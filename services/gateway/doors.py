@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from dataclasses import dataclass
 
@@ -9,8 +10,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cluster import telemetry
 from cluster.auth import Keys
-from services.gateway.call import KEY, Call, call_of, path_below_prefix
-from services.gateway.edge import MARK
+from services.gateway.call import KEY, Call, Routed, call_of, path_below_prefix
+from services.gateway.edge import MARK, ROUTED
 from services.gateway.errors import Refusal, send_json
 
 logger = logging.getLogger(__name__)
@@ -48,7 +49,11 @@ def _open(scope: Scope) -> Call:
         # Without the edge, callers could speak to Serve through headers and ids would not be ours: serve nothing.
         raise Refusal(503, "this cluster was started without Trivium's environment; start it with `trivium up`")
     request_id, forwarded = scope[MARK]
-    return Call(request_id, forwarded, path_below_prefix(scope), dict(scope["headers"]))
+    call = Call(request_id, forwarded, path_below_prefix(scope), dict(scope["headers"]))
+    if forwarded and ROUTED in call.headers:
+        call.routed = Routed(*json.loads(call.headers[ROUTED]))
+        call.shadow_of = call.routed.shadow_of
+    return call
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,8 @@ from services.gateway.errors import Headers, Refusal, send_json
 CALLBACK = ("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", "services.gateway.edge:middlewares")
 MARK = "trivium.edge"
 FORWARDED = b"x-trivium-forwarded"
+ROUTED = b"x-trivium-routed"
+"""What the gateway that forwards has found a request to mean (`call.Routed`, as JSON)."""
 
 _STRIPPED = frozenset(
     (
@@ -34,6 +36,7 @@ _STRIPPED = frozenset(
         b"endpoint-load-metrics-format",  # makes the engine tell its load
         b"x-data-parallel-rank",
         FORWARDED,
+        ROUTED,
     )
 )
 
@@ -57,6 +60,8 @@ class Edge:
         request_id = given[b"x-request-id"].decode() if forwarded else ids.mint(self._key)
         scope["headers"] = [(k, v) for k, v in scope["headers"] if k not in _STRIPPED]
         scope["headers"].append((b"x-request-id", request_id.encode()))
+        if forwarded and ROUTED in given:
+            scope["headers"].append((ROUTED, given[ROUTED]))
         scope[MARK] = (request_id, forwarded)
         answer = Answer(send, request_id.encode(), ours="/v1/" in scope["path"])
         try:

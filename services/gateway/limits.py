@@ -208,7 +208,7 @@ class Limit:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         call = call_of(scope)
         who = call.principal
-        if not who.limited or call.evaluation:
+        if not who.limited or call.evaluation or call.shadow_of:
             return await self._app(scope, receive, send)
         headers: Headers = []
         if not call.forwarded:  # else the gateway that sent it on has let it in; here only its tokens are known

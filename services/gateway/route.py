@@ -34,23 +34,31 @@ class Route:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         call = call_of(scope)
         model = call.body["model"]
-        rollout, find = self.desired.rollout, self.shelf.find
-        match resolve(model, self.served, rollout, self.desired.routes, find, call.session):
+        known = (self.served, self.desired.rollout, self.desired.routes, self.shelf.find, call.session)
+        match self._told(call) or resolve(model, *known):
             case Held(version, adapter, alias, arm):
                 call.version, call.alias, call.arm = version, alias, arm
-                if alias and (unseen := shadow(alias, self.served, rollout, find, call.session)):
+                if alias and not call.shadow_of and (unseen := shadow(alias, *known)):
                     self.shadows.cast(scope, unseen)
                 async with self.adapters.lease(adapter):
                     scope["trivium.served"] = adapter or self.served
                     await self.app(scope, receive, send)
-            case Forward(served, prefix):
+            case Forward(served, prefix) as target:
                 if call.forwarded:
                     raise _away(served)  # two gateways that disagree must not play ping-pong
+                call.routed = target.routed()
                 await self.forward(call, prefix, send)
             case Away(served):
                 raise _away(served)
             case Unknown():
                 raise unknown(model)
+
+    def _told(self, call: Call) -> Held | Away | None:
+        """What the gateway that sent a request on has found it to mean."""
+        if call.routed is None:
+            return None
+        served, version, adapter, alias, arm, _ = call.routed
+        return Held(version, adapter, alias, arm) if served == self.served else Away(served)
 
 
 def unknown(model: str) -> Refusal:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cluster.decisions import Alias, Rollout
 from cluster.records import Version
-from services.gateway.call import Arm
+from services.gateway.call import Arm, Routed
 
 _VERSION = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]{0,127})@(?P<number>\d{1,9}|champion|candidate)")
 
@@ -34,6 +34,13 @@ class Forward:
     """The base, or the full-weight version, that the other application serves."""
     prefix: str
     """The other application's route prefix."""
+    held: Held
+    """What it is to the other application."""
+
+    def routed(self, shadow_of: str | None = None) -> Routed:
+        """The same, as the other application's gateway is told it."""
+        held = self.held
+        return Routed(self.served, held.version, held.adapter, held.alias, held.arm, shadow_of)
 
 
 @dataclass(frozen=True)
@@ -61,9 +68,10 @@ def resolve(model: str, served: str, rollout: Rollout, routes: Mapping[str, str]
         candidate = _drawn(alias, session, shadow=False)
         arm: Arm = "candidate" if candidate else "champion"
         return _place(candidate or alias.champion, alias, served, routes, find, arm, asked_for=model)
-    if model == served or model in routes:
-        return Held(f"{model}@0", None) if model == served else Forward(model, routes[model])
     match = _VERSION.fullmatch(model)
+    if model == served or model in routes:
+        own = Held(model if match else f"{model}@0", None)
+        return own if model == served else Forward(model, routes[model], own)
     if not match:
         return Unknown()
     name, number = match["name"], match["number"]
@@ -74,12 +82,14 @@ def resolve(model: str, served: str, rollout: Rollout, routes: Mapping[str, str]
     return _place(f"{name}@{int(number)}", alias, served, routes, find, "direct")
 
 
-def shadow(alias: str, served: str, rollout: Rollout, find: Find, session: str) -> Held | None:
-    """The candidate that is to answer beside the champion, if this engine holds it."""
-    meant = rollout.aliases[alias]
-    candidate = _drawn(meant, session, shadow=True)
-    target = _place(candidate, meant, served, {}, find, "shadow", alias) if candidate else None
-    return target if isinstance(target, Held) else None
+def shadow(
+    alias: str, served: str, rollout: Rollout, routes: Mapping[str, str], find: Find, session: str
+) -> Held | Forward | None:
+    """The candidate that is to answer beside the champion, and who has it."""
+    meant = rollout.aliases.get(alias)
+    candidate = _drawn(meant, session, shadow=True) if meant else None
+    target = _place(candidate, meant, served, routes, find, "shadow", alias) if candidate else None
+    return target if isinstance(target, Held | Forward) else None
 
 
 def _drawn(alias: Alias, session: str, shadow: bool) -> str | None:
@@ -108,9 +118,10 @@ def _place(
             return Unknown()
         # A full-weight version is served by an application of its own, under the version's id.
         needed, adapter = (version, None) if found.form == "full" else (found.base, version)
+    held = Held(version, adapter, asked_for, arm)
     if needed == served:
-        return Held(version, adapter, asked_for, arm)
-    return Forward(needed, routes[needed]) if needed in routes else Away(needed)
+        return held
+    return Forward(needed, routes[needed], held) if needed in routes else Away(needed)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -47,14 +47,17 @@ SESSIONS = [f"session-{number}" for number in range(200)]
 
 
 class Server(BaseHTTPRequestHandler):
-    """Says its port, or dies of the request."""
+    """Says its port, or dies of the request: always, or if it is the first that gets it."""
 
     protocol_version = "HTTP/1.1"
+    dead: ClassVar[set[str]] = set()
     wbufsize = -1  # head and body in one packet: else the second waits 40 ms for the first one's acknowledgement
 
     def do_GET(self) -> None:
-        if self.path == "/die":
+        if self.path.startswith("/die") and self.path not in self.dead:
             self.close_connection = True
+            if self.path != "/die":
+                self.dead.add(self.path)
             return
         body = str(self.server.server_port).encode()  # type: ignore[attr-defined]
         self.send_response(200)
@@ -150,6 +153,13 @@ def test_what_haproxy_says_by_itself_is_in_openais_words(balancer: Balancer) -> 
         said = json.loads(body)["error"]
         assert set(said) == {"message", "type", "param", "code"}
         assert (headers["content-type"], said["type"], said["code"]) == ("application/json", "server_error", code)
+
+
+def test_a_request_whose_replica_dies_before_a_word_of_answer_goes_to_another(balancer: Balancer) -> None:
+    servers = balancer.start(3)
+    home = balancer.ask("somebody")[2]
+    status, _, body = balancer.ask("somebody", path="/die-once")
+    assert (status, body in servers, body != home) == (200, True, True)
 
 
 def test_a_stream_of_ten_minutes_meets_no_timeout(balancer: Balancer) -> None:

@@ -61,6 +61,7 @@ def test_applications_of_others_stay() -> None:
         theirs=application("RUNNING", source="declarative", deployed_app_config=theirs),
         by_hand=application("RUNNING", source="imperative", deployed_app_config=None),
         gone=application("RUNNING", source="declarative", deployed_app_config={"name": "gone"}),
+        going=application("DELETING", source="declarative", deployed_app_config={"name": "going"}),
     )
     config = deploy.beside(CONFIG, found, ours={"assistant", "gone"})
     assert [each["name"] for each in config["applications"]] == ["assistant", "rollout", "theirs"]

@@ -73,3 +73,45 @@ def test_folders_come_with_their_parents(tmp_path: Path) -> None:
     durable.make_folder(tmp_path / "a" / "b", mode=0o700)
     durable.make_folder(tmp_path / "a" / "b", mode=0o700)
     assert (tmp_path / "a" / "b").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_folder_gets_its_name_when_it_is_whole(tmp_path: Path) -> None:
+    with durable.create_folder(tmp_path / "deep" / "out") as folder:
+        (folder / "file").write_text("content")
+        assert not (tmp_path / "deep" / "out").exists()
+    assert (tmp_path / "deep" / "out" / "file").read_text() == "content"
+    assert os.listdir(tmp_path / "deep") == ["out"]
+
+
+def test_an_empty_folder_may_be_filled(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    with durable.create_folder(tmp_path / "out") as folder:
+        (folder / "file").write_text("content")
+    assert os.listdir(tmp_path / "out") == ["file"]
+
+
+@pytest.mark.parametrize("early", [True, False], ids=["at the beginning", "by the end"])
+@pytest.mark.parametrize("kind", ["folder", "file"])
+def test_what_is_there_already_is_left_as_it_is(tmp_path: Path, early: bool, kind: str) -> None:
+    out = tmp_path / "out"
+    mine = out / "mine" if kind == "folder" else out
+
+    def occupy() -> None:
+        mine.parent.mkdir(exist_ok=True)
+        mine.write_text("mine")
+
+    if early:
+        occupy()
+    with pytest.raises(FileExistsError), durable.create_folder(out) as folder:
+        assert not early
+        (folder / "mine").write_text("other")
+        occupy()
+    assert os.listdir(tmp_path) == ["out"]
+    assert mine.read_text() == "mine"
+
+
+def test_a_folder_that_could_not_be_filled_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="disk is full"), durable.create_folder(tmp_path / "out") as folder:
+        (folder / "half").write_text("half")
+        raise OSError("disk is full")
+    assert os.listdir(tmp_path) == []

@@ -76,6 +76,31 @@ def test_a_version_is_not_written_to_again(settings: Settings, adapter: Path) ->
     assert all(file.stat().st_mode & 0o222 == 0 for file in folder.glob("adapter*"))
 
 
+def test_a_version_knows_its_files_and_notices_when_they_are_others(settings: Settings, adapter: Path) -> None:
+    version, registry = create(settings, adapter), Registry(settings)
+    assert set(version.files) == {"adapter_config.json", "adapter_model.safetensors"}
+    registry.check(registry.get("assistant@1"))
+    file = registry.folder(version) / "adapter_model.safetensors"
+    content = file.read_bytes()
+    file.chmod(0o644)
+    file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(ValueError, match=r"assistant@1 is torn: adapter_model\.safetensors .* from a backup"):
+        registry.check(version)
+    file.unlink()
+    with pytest.raises(ValueError, match=r"assistant@1 has lost adapter_model\.safetensors; put it back"):
+        registry.check(version)
+
+
+def test_a_version_of_an_older_release_has_no_digests_to_check(settings: Settings, adapter: Path) -> None:
+    version, registry = create(settings, adapter), Registry(settings)
+    file = registry.folder(version) / "version.json"
+    kept = {name: value for name, value in json.loads(file.read_text()).items() if name != "files"}
+    file.chmod(0o644)
+    file.write_text(json.dumps(kept))
+    registry.check(registry.get("assistant@1"))
+    assert (registry.find("assistant@9"), registry.find("assistant")) == (None, None)
+
+
 def test_version_zero_is_the_base_and_stays_that_base(settings: Settings) -> None:
     registry = Registry(settings)
     base = registry.create_base("assistant", "seed")

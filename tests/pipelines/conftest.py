@@ -2,8 +2,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+
+from pipelines.artifacts import Dataset
+from tests.pipelines import training
 
 
 @pytest.fixture(scope="package")
@@ -16,3 +20,13 @@ def local_ray() -> Iterator[None]:
     ray.init(num_cpus=2, include_dashboard=False, logging_level="warning", log_to_driver=False)
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="package")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return training.dataset(tmp_path_factory.mktemp("state") / "datasets" / "curate-1")
+
+
+@pytest.fixture(scope="package")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return training.models(tmp_path_factory.mktemp("models"))

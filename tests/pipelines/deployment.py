@@ -22,8 +22,8 @@ Reply = tuple[int, Any]
 class Deployment:
     """Writes the same decision log as the real one; `chat` maps a request's body to (status, JSON or plain text)."""
 
-    def __init__(self, state: Path) -> None:
-        self.state = state
+    def __init__(self, state: Path, base: str) -> None:
+        self.state, self.base = state, base
         self.chat: Callable[[dict[str, Any]], Reply] = lambda body: (200, message("ok"))
         self.requests: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
@@ -36,7 +36,7 @@ class Deployment:
     def decide(self, action: str, body: dict[str, Any]) -> Decision:
         made = read(self.state)
         decision = Decision(
-            sequence=len(made), time=time.time(), action=action, base="seed", actor="owner", **{"reason": "", **body}
+            sequence=len(made), time=time.time(), action=action, base=self.base, actor="owner", **{"reason": "", **body}
         )
         path = decisions.path(self.state, decision.sequence)
         durable.make_folder(path.parent)
@@ -68,9 +68,9 @@ class Deployment:
 
 
 @contextmanager
-def serve(state: Path) -> Iterator[Deployment]:
-    """A deployment whose alias `assistant` stands on `assistant@0`."""
-    deployment = Deployment(state)
+def serve(state: Path, base: str = "seed") -> Iterator[Deployment]:
+    """A deployment whose alias `assistant` stands on `assistant@0`, which is `base`."""
+    deployment = Deployment(state, base)
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"

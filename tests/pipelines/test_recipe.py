@@ -23,6 +23,14 @@ def test_every_shipped_recipe_is_valid(path: Path) -> None:
         ("curation: {holdout: {fractoin: 0.2}}", "curation.holdout.fractoin"),
         ("gate: {confidence: 2}", "gate.confidence"),
         ("curation: {scrub: [names]}", "curation.scrub.0"),
+        ("training: {method: ppo}", r"no training\.method ppo; there is: dpo, grpo, pretrain, sft"),
+        ("training: {batch_tokens: 512, pack_tokens: 1024}", "a pack of 1024 tokens does not fit into a step of 512"),
+        ("training: {start: scratch}", r"set training\.weights to full"),
+        ("training: {method: grpo, weights: full}", "takes up adapters only"),
+        ("training: {offload: true}", "ddp offloads nothing"),
+        ("training: {method: pretrain}", "the method pretrain reads documents"),
+        ("documents: {path: a.jsonl}", "the method pretrain reads documents"),
+        ("evaluation: {scorer: likelihood}", "measures documents"),
     ],
 )
 def test_a_mistake_is_named(tmp_path: Path, text: str, where: str) -> None:
@@ -44,7 +52,7 @@ def test_a_recipe_is_found_by_name_or_by_path(tmp_path: Path, monkeypatch: pytes
     monkeypatch.chdir(tmp_path)
     assert find("default") == RECIPES / "default.yaml"
     assert find("my.yaml") == Path("my.yaml")
-    with pytest.raises(ValueError, match=r"no recipe nonsense; .*default, text"):
+    with pytest.raises(ValueError, match=r"no recipe nonsense; .*default, dpo"):
         find("nonsense")
     with pytest.raises(ValueError, match=r"my\.yaml cannot be read"):
         Recipe.load(find("my.yaml"))

@@ -78,13 +78,15 @@ def test_plan_is_the_same_for_the_same_seed_and_differs_by_epoch():
     assert first.batches[:half] != first.batches[half:]
 
 
-@pytest.mark.parametrize(("epochs", "workers", "steps"), [(1, 1, 10), (2.5, 1, 25), (1, 2, 5)])
-def test_steps_follow_from_rows_epochs_and_workers(epochs, workers, steps):
+@pytest.mark.parametrize(("epochs", "workers", "steps"), [(1, 1, 10), (2.5, 1, 25), (1, 2, 10), (1, 4, 12)])
+def test_steps_follow_from_rows_and_epochs_and_workers_share_them_evenly(epochs, workers, steps):
     rows = [Example([k] * 97, [1, 2, 3]) for k in range(100)]
-    settings = TrainingSettings(epochs=epochs, min_steps=0, batch_tokens=1000, pack_tokens=100)
-    plan = Plan.make(rows, settings, False, workers)
-    assert (plan.steps, plan.epochs) == (steps, epochs)
-    assert len(plan.batches) == plan.steps * plan.accumulate * workers
+    settings = TrainingSettings(epochs=epochs, min_steps=0, batch_tokens=1000, pack_tokens=100, workers=workers)
+    plan = Plan.make(rows, settings, False)
+    assert plan.steps == steps
+    assert plan.epochs == pytest.approx(epochs, abs=0.05 * workers)
+    assert len(plan.batches) == plan.steps * plan.accumulate
+    assert plan.accumulate % workers == 0
 
 
 def test_few_rows_are_passed_over_more_often_and_each_pass_may_differ():

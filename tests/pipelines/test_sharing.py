@@ -1,7 +1,5 @@
 """A worker makes way for serving, whose load a test shows on the gauge: by a clock of its own, then for real."""
 
-# ruff: noqa: F811  # fixtures are imported
-
 from __future__ import annotations
 
 import threading
@@ -18,7 +16,7 @@ from cluster.records import Move
 from pipelines.elastic import Ground, Moves
 from pipelines.recipe import TrainingSettings
 from pipelines.train import Job, Outcome, fit
-from tests.pipelines.test_train import QUICK, dataset, in_this_process, job, models  # noqa: F401
+from tests.pipelines.training import QUICK, in_this_process, job
 from tests.waiting import eventually
 
 RULES = Sharing(quiet_s=0.05, calm_s=0.1, settle_s=0)
@@ -165,6 +163,10 @@ def test_fewest_workers_that_do_not_divide_the_most_are_refused() -> None:
         TrainingSettings(workers=4, min_workers=3)
     with pytest.raises(ValueError, match="2 does not divide 1"):
         TrainingSettings(min_workers=2)
+    with pytest.raises(
+        ValueError, match="zero2 is taken up by as many workers as left it; min_workers is 0 or 4 there"
+    ):
+        TrainingSettings(workers=4, min_workers=2, parallel="zero2")
     assert (TrainingSettings(workers=2).least, TrainingSettings(min_workers=0).least) == (2, 0)
 
 

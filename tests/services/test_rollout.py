@@ -235,6 +235,7 @@ LATE = Heard("main", 2, [BOTH[0], reply("b", 3, "seed", "assistant@2")])
 EMPTY = Heard("main", 2, [BOTH[0], reply("b", 4, "seed")])
 STARTING = Heard("main", 0, [])
 FULL = [Heard("main", 1, [reply("a", _2="that is no adapter")]), Heard("full", 1, [reply("f", 4, "assistant@2")])]
+LOST = [Heard("main", 1, [reply("a") | {"unreached": ["assistant@2"]}]), FULL[1]]
 NOBODY, ONE_OF_TWO = "no application of the cluster holds assistant@2", "1 of 2 replicas of main answered"
 
 
@@ -246,6 +247,8 @@ NOBODY, ONE_OF_TWO = "no application of the cluster holds assistant@2", "1 of 2 
         ([OTHER, MAIN], None, None),
         ([MAIN], "assistant@0", None),
         (FULL, "assistant@2", None),
+        (LOST, "assistant@2", "replica a of main does not reach assistant@2"),
+        (LOST, None, None),
         ([Heard("main", 2, BOTH[:1])], "assistant@2", ONE_OF_TWO),
         ([LATE], None, ONE_OF_TWO),
         ([EMPTY], "assistant@2", NOBODY),

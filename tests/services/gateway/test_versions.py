@@ -16,6 +16,7 @@ ALIASES = {
     "other": Alias("other", "qwen", "other@1"),
     "big": Alias("big", "seed", "big@1"),
 }
+ROUTES = {"seed": "", "qwen": "/bases/qwen", "big@1": "/versions/big-v1"}
 VERSIONS = {
     **{("assistant", n): ("seed", "adapter") for n in (1, 2, 3)},
     ("other", 1): ("qwen", "adapter"),
@@ -43,12 +44,12 @@ def find(name: str, number: int) -> Version | None:
         ("assistant@candidate", Held("assistant@3", "assistant@3")),
         ("assistant@champion", Held("assistant@2", "assistant@2")),
         ("fresh@candidate", Unknown()),
-        ("qwen", Forward("qwen", "/bases/qwen")),
-        ("other", Forward("qwen", "/bases/qwen")),
-        ("other@0", Forward("qwen", "/bases/qwen")),
-        ("other@1", Forward("qwen", "/bases/qwen")),
-        ("big", Forward("big@1", "/bases/big")),
-        ("big@1", Forward("big@1", "/bases/big")),
+        ("qwen", Forward("qwen", "/bases/qwen", Held("qwen@0", None))),
+        ("other", Forward("qwen", "/bases/qwen", Held("other@1", "other@1", "other", "champion"))),
+        ("other@0", Forward("qwen", "/bases/qwen", Held("other@0", None))),
+        ("other@1", Forward("qwen", "/bases/qwen", Held("other@1", "other@1"))),
+        ("big", Forward("big@1", "/versions/big-v1", Held("big@1", None, "big", "champion"))),
+        ("big@1", Forward("big@1", "/versions/big-v1", Held("big@1", None))),
         ("lost@1", Away("gone")),
         ("assistant@9", Unknown()),
         ("nobody", Unknown()),
@@ -60,8 +61,21 @@ def find(name: str, number: int) -> Version | None:
     ],
 )
 def test_names_resolve(model: str, target: Target) -> None:
-    routes = {"seed": "", "qwen": "/bases/qwen", "big@1": "/bases/big"}
-    assert resolve(model, "seed", Rollout(3, ALIASES), routes, find, "session") == target
+    assert resolve(model, "seed", Rollout(3, ALIASES), ROUTES, find, "session") == target
+
+
+@pytest.mark.parametrize(
+    ("model", "target"),
+    [
+        ("big", Held("big@1", None, "big", "champion")),
+        ("big@1", Held("big@1", None)),
+        ("big@champion", Held("big@1", None)),
+        ("assistant", Forward("seed", "", Held("assistant@2", "assistant@2", "assistant", "champion"))),
+        ("big@0", Forward("seed", "", Held("big@0", None))),
+    ],
+)
+def test_names_resolve_where_a_version_has_its_own_engine(model: str, target: Target) -> None:
+    assert resolve(model, "big@1", Rollout(3, ALIASES), ROUTES, find, "session") == target
 
 
 def arms(canary: Canary, sessions: int = 2000) -> dict[str, list[Target]]:
@@ -70,7 +84,7 @@ def arms(canary: Canary, sessions: int = 2000) -> dict[str, list[Target]]:
     asked = [f"session-{n}" for n in range(sessions)]
     return {
         "answers": [resolve("assistant", "seed", rollout, {}, find, session) for session in asked],
-        "shadows": [shadow("assistant", "seed", rollout, find, session) for session in asked],  # type: ignore[misc]
+        "shadows": [shadow("assistant", "seed", rollout, {}, find, session) for session in asked],  # type: ignore[misc]
     }
 
 
@@ -103,3 +117,19 @@ def test_who_names_a_version_never_meets_a_canary() -> None:
     rollout = Rollout(3, {"assistant": replace(ALIASES["assistant"], canary=Canary(0.999, 0.0, "a"))})
     assert resolve("assistant@2", "seed", rollout, {}, find, "x") == Held("assistant@2", "assistant@2")
     assert resolve("assistant@champion", "seed", rollout, {}, find, "x") == Held("assistant@2", "assistant@2")
+
+
+@pytest.mark.parametrize("shadow_only", [False, True])
+def test_a_candidate_with_its_own_engine_is_drawn_as_any_other(shadow_only: bool) -> None:
+    canary = Canary(0.999999, 0.0, "a", shadow=shadow_only)
+    rollout = Rollout(3, {"big": Alias("big", "seed", "big@0", staged="big@1", canary=canary)})
+    answered = resolve("big", "seed", rollout, ROUTES, find, "x")
+    unseen = shadow("big", "seed", rollout, ROUTES, find, "x")
+    champion = Held("big@0", None, "big", "champion")
+    if shadow_only:
+        assert answered == champion
+        assert unseen == Forward("big@1", "/versions/big-v1", Held("big@1", None, "big", "shadow"))
+    else:
+        assert answered == Forward("big@1", "/versions/big-v1", Held("big@1", None, "big", "candidate"))
+        assert unseen is None
+    assert shadow("big", "seed", rollout, {}, find, "x") is None, "nobody has it yet"

@@ -1,0 +1,105 @@
+"""What each method learns from the same rows, and what it says of rows that it cannot use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as parquet
+import pytest
+
+from pipelines.artifacts import Dataset, Row, columns, row_schema
+from pipelines.methods.pretrain import encode
+from tests.pipelines.training import QUICK, in_this_process, job
+
+ray = pytest.mark.ray
+local = pytest.mark.usefixtures("local_ray")
+
+
+def document(number: int, text: str) -> Row:
+    return Row(f"doc-{number:02}", [{"role": "assistant", "content": text}], [], [], "document", f"s{number}", "book")
+
+
+@pytest.fixture(scope="module")
+def books(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    folder = tmp_path_factory.mktemp("books")
+    rows = [columns(document(n, "book rome at noon, play jazz at five. " * (1 + n % 9))) for n in range(60)]
+    (folder / "train").mkdir()
+    parquet.write_table(pa.Table.from_pylist(rows, row_schema()), folder / "train" / "part.parquet")
+    return Dataset(folder, "digest-2", 60, 0, 0, None)
+
+
+class Letters:
+    """A tokenizer of letters, between marks of the beginning and the end."""
+
+    bos_token_id, eos_token_id = 1, 2
+
+    def encode(self, text: str, add_special_tokens: bool) -> list[int]:
+        assert not add_special_tokens
+        return [ord(letter) for letter in text]
+
+
+def test_a_long_document_is_cut_and_no_part_learns_its_first_token_from_another() -> None:
+    parts = encode(Letters(), document(0, "abcdefgh"), 4)
+    whole = [1, *map(ord, "abcdefgh"), 2]
+    assert [part.prompt_ids + part.answer_ids for part in parts] == [whole[:4], whole[4:8], whole[8:]]
+    assert {len(part.prompt_ids) for part in parts} == {1}
+    assert {part.row_id for part in parts} == {"doc-00"}
+
+
+@ray
+@local
+def test_dpo_tells_corrections_from_what_they_correct(dataset: Dataset, models: dict[str, Path]) -> None:
+    settings = QUICK.model_copy(update={"method": "dpo", "batch_tokens": 1600, "epochs": 6.0})
+    outcome = in_this_process(job(dataset, models["llama"], settings))
+    assert outcome.metrics["pairs"] == 80
+    assert outcome.metrics["rewards/accuracies"] > 0.9
+    assert outcome.metrics["rewards/margins"] > outcome.history[0]["rewards/margins"]
+    assert outcome.metrics["train_loss"] < outcome.history[0]["loss"]
+
+
+@ray
+@local
+def test_dpo_without_a_correction_says_what_it_needs(books: Dataset, models: dict[str, Path]) -> None:
+    with pytest.raises(ValueError, match="none of 60 rows has a correction beside the answer that it corrects"):
+        in_this_process(job(books, models["llama"], QUICK.model_copy(update={"method": "dpo"})))
+
+
+@ray
+@local
+@pytest.mark.parametrize("start", ["base", "scratch"])
+def test_documents_are_learnt_packed(start: str, books: Dataset, models: dict[str, Path]) -> None:
+    settings = {"method": "pretrain", "weights": "full", "start": start, "learning_rate": 3e-3, "epochs": 10.0}
+    outcome = in_this_process(job(books, models["llama"], QUICK.model_copy(update=settings)))
+    assert outcome.metrics["train_loss"] < outcome.history[0]["loss"] / 2
+    assert outcome.metrics["packing"] >= 1
+
+
+@ray
+@local
+def test_padded_rows_take_the_steps_of_packed_ones_at_more_tokens(dataset: Dataset, models: dict[str, Path]) -> None:
+    """The same rows; packed, the tools that they share count once."""
+    changes = {"max_steps": 3, "mention_replacement": 0}
+    packed, padded = (
+        in_this_process(job(dataset, models["llama"], QUICK.model_copy(update={**changes, "packing": packing})))
+        for packing in (True, False)
+    )
+    assert packed.metrics["packing"] > 1.5
+    assert padded.metrics["packing"] == 1
+    assert padded.metrics["train_loss"] == pytest.approx(packed.metrics["train_loss"], rel=0.2)
+
+
+@ray
+@local
+def test_weights_that_a_run_starts_from_are_those_of_its_parent(
+    dataset: Dataset, models: dict[str, Path], tmp_path: Path
+) -> None:
+    """All weights: a model's folder is what the next run goes on from."""
+    from pipelines.train import fit
+
+    settings = QUICK.model_copy(update={"weights": "full", "learning_rate": 3e-3, "max_steps": 8, "precision": "fp32"})
+    first = fit(job(dataset, models["llama"], settings), tmp_path / "work", tmp_path)
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= {file.name for file in tmp_path.iterdir()}
+    told = job(dataset, models["llama"], settings.model_copy(update={"start": "parent"}))
+    again = in_this_process(told.model_copy(update={"parent": str(tmp_path)}))
+    assert again.history[0]["loss"] < first.history[0]["loss"] / 2
