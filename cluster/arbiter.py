@@ -61,6 +61,8 @@ class State:
     """Workers for which there is room, those that train now included."""
     moved_s: float = float("inf")
     """Since it last shrank."""
+    whole: bool = False
+    """Only all of them, or none, can go on from a checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ def pressed(state: State, settings: Sharing) -> str | None:
 
 def _room(state: State, settings: Sharing) -> Keep | Grow:
     """Serving is calm: is there room for more workers?"""
-    workers = divisor(state.most, state.fitting)
+    workers = divisor(state.most, state.fitting) if not state.whole or state.fitting >= state.most else 0
     if state.workers == state.most:
         return Keep("serving is calm")
     if state.wanted:

@@ -83,6 +83,7 @@ class Elastic:
         self, ground: Ground, training: TrainingSettings, gpu: bool, note: Callable[[list[Move]], None]
     ) -> None:
         self._rules, self._least, self._most = training.sharing, training.least, training.workers
+        self._whole = training.parallel != "ddp"
         self._resource = "GPU" if gpu else "CPU"
         self._pauses = self._rules.pause == "always" or (self._rules.pause == "auto" and not gpu)
         self._moves, self._node, self._note = Moves(Path(ground.folder), "driver"), Node(Path(ground.pressure)), note
@@ -152,6 +153,7 @@ class Elastic:
             workers=workers,
             least=self._least,
             most=self._most,
+            whole=self._whole,
             load=self._node.load(),
             pauses=self._pauses,
             wanted=wanted if before else None,  # seen twice: a replica that finds its place waits for a moment too

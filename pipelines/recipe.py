@@ -152,7 +152,8 @@ class TrainingSettings(Strict):
     """Ray Train workers."""
     min_workers: int | None = Field(default=None, ge=0)
     """Fewest that are left where serving needs their resources; 0: training waits as long as it takes; left out: as
-    many as `workers`. It divides `workers`, so that fewer workers take more rows each and every step stays the same."""
+    many as `workers`. It divides `workers`, so that fewer workers take more rows each and every step stays the same.
+    What workers share out (`parallel`) only as many of them can take up again: then it is 0 or all."""
     sharing: Sharing = Sharing()
     """How they make way for serving."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
@@ -181,6 +182,11 @@ class TrainingSettings(Strict):
             )
         if self.least > self.workers or (self.least and self.workers % self.least):
             raise ValueError(f"min_workers is 0 or divides workers, and {self.least} does not divide {self.workers}")
+        if self.parallel != "ddp" and self.least not in (0, self.workers):
+            raise ValueError(
+                f"a checkpoint of {self.parallel} is taken up by as many workers as left it; "
+                f"min_workers is 0 or {self.workers} there"
+            )
         return self
 
     @property

@@ -47,12 +47,7 @@ class Reporter(TrainerCallback):
     """
 
     def __init__(
-        self,
-        clock: Clock,
-        work: Work,
-        training: TrainingSettings,
-        earlier: Earlier,
-        paused_s: Callable[[], float],
+        self, clock: Clock, work: Work, training: TrainingSettings, earlier: Earlier, paused_s: Callable[[], float]
     ) -> None:
         self._clock, self._work, self._training, self._earlier = clock, work, training, earlier
         self._paused_s = paused_s

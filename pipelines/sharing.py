@@ -86,7 +86,8 @@ class Worker:
         self._turn.close()
 
     def _decide(self) -> Keep | Pause | Shrink:
-        state = State(self._workers, self._least, self._workers, self._node.load(), self._pauses, share=self._share)
+        load = self._node.load()
+        state = State(self._workers, self._least, self._workers, load=load, pauses=self._pauses, share=self._share)
         if pressed(state, self._rules):
             self._pressed_since = self._pressed_since or self._seen
         else:

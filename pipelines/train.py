@@ -169,20 +169,17 @@ def fit(job: Job, work: Path, folder: Path, note: Callable[[list[Move]], None] =
                 worker_runtime_env={"env_vars": WORKER_ENVIRONMENT | ({} if use_gpu else allocator())},
             ),
         )
-        try:
-            return trainer.fit()
-        except (TrainingFailedError, RayError) as error:
-            cause = str(error).strip().splitlines()[-1]
-            raise ValueError(
-                f"training failed ({cause}); run it again: it goes on from its newest checkpoint"
-            ) from error
+        return trainer.fit()
 
-    if job.ground:
-        result = Elastic(job.ground, settings, use_gpu, note).run(
-            attempt, lambda result: Outcome.model_validate(result.return_value).left
-        )
-    else:
-        result = attempt(settings.workers)
+    try:
+        if job.ground:
+            elastic = Elastic(job.ground, settings, use_gpu, note)
+            result = elastic.run(attempt, lambda result: Outcome.model_validate(result.return_value).left)
+        else:
+            result = attempt(settings.workers)
+    except (TrainingFailedError, RayError) as error:
+        cause = str(error).strip().splitlines()[-1]
+        raise ValueError(f"training failed ({cause}); run it again: it goes on from its newest checkpoint") from error
     outcome = Outcome.model_validate(result.return_value)
     if outcome.failure:
         raise ValueError(f"training failed: {outcome.failure}")

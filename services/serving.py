@@ -214,11 +214,11 @@ class Gateway:
         self._replica = serve.get_replica_context().replica_tag
         self._writer = Log.here(here).writer(f"gateway-{self._replica}")
         self._keeper = Keeper(self._writer)
-        environment.make_folder(here)  # a machine that has joined a head has none yet
-        self._gauge = pressure.Gauge(pressure.path(here))
         mint_key = auth.mint_key(here.state)
         self._forward = HttpForwarder(here.base_url.removesuffix("/v1"), mint_key)
         self._meter = Meter(self._replica, RayBook())
+        environment.make_folder(here)  # a machine that has joined a head has none yet
+        self._gauge = pressure.Gauge(pressure.path(here))
         app = chain(
             engine,
             Parts(

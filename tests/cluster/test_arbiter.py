@@ -81,6 +81,18 @@ TABLE = [
         Grow(4, "serving is calm and there is room for 4 of 4 workers"),
     ),
     ("for a number that fits", {**TWO_OF_FOUR, "fitting": 3}, {"load": CALM}, Keep("there is room for 3 of 4 workers")),
+    (
+        "for some, where only all can go on",
+        {**NONE, "most": 4, "fitting": 3, "whole": True},
+        {"load": CALM},
+        Keep("there is room for 3 of 4 workers"),
+    ),
+    (
+        "for all",
+        {**NONE, "most": 4, "fitting": 4, "whole": True},
+        {"load": CALM},
+        Grow(4, "serving is calm and there is room for 4 of 4 workers"),
+    ),
     ("for too few", {**NONE, "least": 2, "most": 4}, {"load": CALM}, Keep("there is room for 1 of 4 workers")),
 ]  # fmt: skip
 

@@ -163,6 +163,10 @@ def test_fewest_workers_that_do_not_divide_the_most_are_refused() -> None:
         TrainingSettings(workers=4, min_workers=3)
     with pytest.raises(ValueError, match="2 does not divide 1"):
         TrainingSettings(min_workers=2)
+    with pytest.raises(
+        ValueError, match="zero2 is taken up by as many workers as left it; min_workers is 0 or 4 there"
+    ):
+        TrainingSettings(workers=4, min_workers=2, parallel="zero2")
     assert (TrainingSettings(workers=2).least, TrainingSettings(min_workers=0).least) == (2, 0)
 
 
