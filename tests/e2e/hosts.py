@@ -115,6 +115,8 @@ def hosts(folder: Path, shared: list[Path], count: int) -> Iterator[list[Host]]:
                 os.killpg(process.pid, signal.SIGKILL)  # `unshare` takes the first process of the host with it
             process.wait()
             subprocess.run(["ip", "netns", "del", host.name], check=False)
+            # Else it stays for as long as the kernel takes over the connections that were open.
+            subprocess.run(["ip", "link", "del", host.link], check=False, stderr=subprocess.DEVNULL)
         subprocess.run(["ip", "link", "del", bridge], check=False)
 
 
