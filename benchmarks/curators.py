@@ -41,11 +41,12 @@ def ours(cores: int) -> Callable[[Snapshot, Path], list[str]]:
     from pipelines.cycle import connect
 
     ray.init(num_cpus=cores, include_dashboard=False, log_to_driver=False)
+    connect(Settings())
+    # In a cycle `collect` comes before, on the same workers.
+    ray.data.range(cores, override_num_blocks=cores).map(lambda row: row).materialize()
 
     def run(snapshot: Snapshot, folder: Path) -> list[str]:
-        settings = Settings(state=folder)
-        connect(settings)
-        begun = Run.open(settings, Recipe(curation=SETTINGS), "benchmark", say=lambda _: None)
+        begun = Run.open(Settings(state=folder), Recipe(curation=SETTINGS), "benchmark", say=lambda _: None)
         return [str(path) for path in (curate(begun, snapshot).path / "train").glob("*.parquet")]
 
     return run
