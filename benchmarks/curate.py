@@ -1,8 +1,8 @@
 """`make bench NAME=curate`: what a row costs from the log to a dataset, beside the same steps in `datasets` and polars.
 
 Each contender is a process of its own, with all that it starts, and is measured from the moment at which its libraries
-are imported and its Ray is up. A row's cost is processor time of all its processes together, so that one who leaves a
-core idle is not punished for it. All must choose the same rows.
+are imported and its Ray is up, with workers, as `collect` leaves them. A row's cost is processor time of all its
+processes together, so that one who leaves a core idle is not punished for it. All must choose the same rows.
 """
 
 from __future__ import annotations

@@ -35,28 +35,30 @@ NONE_HELD = np.empty((0, HASHES), dtype=np.uint32)
 KEPT = ["row_id", "messages", "tools", "options", "session", "slice"]
 
 
-def ours(cores: int) -> Callable[[Snapshot, Path], list[str]]:
+def ours(cores: int, folder: Path) -> Callable[[Snapshot], list[str]]:
     import ray
 
     from pipelines.cycle import connect
 
     ray.init(num_cpus=cores, include_dashboard=False, log_to_driver=False)
+    settings = Settings(state=folder)
+    connect(settings)
+    # In a cycle `collect` comes before, on the same workers.
+    ray.data.range(cores, override_num_blocks=cores).map(lambda row: row).materialize()
 
-    def run(snapshot: Snapshot, folder: Path) -> list[str]:
-        settings = Settings(state=folder)
-        connect(settings)
+    def run(snapshot: Snapshot) -> list[str]:
         begun = Run.open(settings, Recipe(curation=SETTINGS), "benchmark", say=lambda _: None)
         return [str(path) for path in (curate(begun, snapshot).path / "train").glob("*.parquet")]
 
     return run
 
 
-def with_datasets(cores: int) -> Callable[[Snapshot, Path], list[str]]:
+def with_datasets(cores: int, folder: Path) -> Callable[[Snapshot], list[str]]:
     import datasets
 
     datasets.disable_progress_bars()
 
-    def run(snapshot: Snapshot, folder: Path) -> list[str]:
+    def run(snapshot: Snapshot) -> list[str]:
         ignored = common(sample(snapshot.path))
         rows = datasets.load_dataset(
             "parquet", data_files=str(snapshot.path / "*.parquet"), split="train", cache_dir=str(folder / "cache")
@@ -87,10 +89,10 @@ def _usable(dropped: list[str | None]) -> list[bool]:
     return [reason is None for reason in dropped]
 
 
-def with_polars(cores: int) -> Callable[[Snapshot, Path], list[str]]:
+def with_polars(cores: int, folder: Path) -> Callable[[Snapshot], list[str]]:
     import polars as pl
 
-    def run(snapshot: Snapshot, folder: Path) -> list[str]:
+    def run(snapshot: Snapshot) -> list[str]:
         ignored = common(sample(snapshot.path))
 
         def work(batch: pl.DataFrame) -> pl.DataFrame:
@@ -152,10 +154,10 @@ CONTENDERS = {"ours": ours, "datasets": with_datasets, "polars": with_polars}
 def main(name: str, snapshot: str, rows: str, folder: str, cores: str) -> None:
     import pyarrow.dataset as files
 
-    run = CONTENDERS[name](int(cores))
+    run = CONTENDERS[name](int(cores), Path(folder))
     print("ready", flush=True)
     sys.stdin.readline()
-    written = run(Snapshot(Path(snapshot), 0, int(rows)), Path(folder))
+    written = run(Snapshot(Path(snapshot), 0, int(rows)))
     print("done", flush=True)
     sys.stdin.readline()
     ids = sorted(files.dataset(written).to_table(columns=["row_id"])["row_id"].to_pylist())
