@@ -15,7 +15,7 @@ from cluster.settings import Settings
 
 MOST_BYTES = 1 << 20
 ON_HEAD = {"node:__internal_head__": 0.001}
-"""Ray's resource that the head's machine alone has: for an application that asks the dashboard, which is on loopback."""
+"""Ray's resource that the head's machine alone has: for an application that asks the dashboard, on loopback there."""
 
 _TYPES = {401: "authentication_error", 403: "permission_error"}
 

@@ -42,6 +42,7 @@ def test_every_column_counts_for_the_digest(tmp_path: Path) -> None:
         "session": "x",
         "slice": "x",
         "options": {"tool_choice": "x"},
+        "rejected": said("x"),
     }
     assert set(changes) == set(rows.schema().names)
     seen = {digest(tmp_path / name, [replace(ROWS[0], **{name: value})]) for name, value in changes.items()}

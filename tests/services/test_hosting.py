@@ -183,7 +183,7 @@ async def test_files_that_changed_never_reach_an_engine(world: World) -> None:
     file.chmod(0o644)
     file.write_text("{}")
     world.decide("stage", FULL)
-    with pytest.raises(CannotLoad, match=r"config.json is not as it was registered"):
+    with pytest.raises(CannotLoad, match=r"assistant@1 is torn: config\.json"):
         await world.hosts.bring(FULL, within_s=5)
     assert not any(line.startswith("start") for line in world.story)
 

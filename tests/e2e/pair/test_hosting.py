@@ -130,7 +130,7 @@ def test_down_and_up_serve_the_same_champion_and_another_up_leaves_it_alone(cler
 @pytest.mark.parametrize(
     ("forget", "complaint"),
     [
-        (False, "is not as it was registered"),
+        (False, "is torn"),
         (True, r"application clerk-v\d does not run: .*is not a whole safetensors"),
     ],
 )
