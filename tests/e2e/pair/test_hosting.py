@@ -154,4 +154,4 @@ def test_one_that_cannot_be_served_is_let_go_and_nothing_changes(
 def _forget(folder: Path) -> None:
     """As a version of an earlier release, without digests."""
     file = folder / "version.json"
-    file.write_text(file.read_text().replace('"digests"', '"forgotten"'))
+    file.write_text(file.read_text().replace('"files"', '"forgotten"'))
