@@ -37,7 +37,6 @@ def main() -> None:
             model=model,
             training=told.training,
             workers=1,
-            rank=0,
             cpu=not torch.cuda.is_available(),
             alias="assistant",
             base="seed",

@@ -10,7 +10,6 @@ import hashlib
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 SEAL = "seal-{rank}.json"
 
@@ -43,10 +42,6 @@ def fetch(checkpoint: Path | None, scratch: Path) -> Path | None:
     if checkpoint is None:
         return None
     return Path(shutil.copytree(checkpoint, scratch / "checkpoint-0"))
-
-
-def note(folder: Path, name: str, value: dict[str, Any]) -> None:
-    (folder / name).write_text(json.dumps(value))
 
 
 def _digest(path: Path) -> str:

@@ -103,7 +103,8 @@ class Reporter(TrainerCallback):
         self.check_weights(model, state.global_step)
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         if args.process_index == 0:
-            checkpoints.note(folder, NOTE, {"seconds": self._clock.elapsed_s, "history": self.history})
+            spent = Earlier(self._clock.elapsed_s, self.history)
+            (folder / NOTE).write_text(json.dumps(vars(spent)))
         report(self.history[-1], folder)
 
     def check_weights(self, model: Any, step: int) -> None:

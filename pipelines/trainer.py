@@ -49,7 +49,6 @@ def fit(job: Job) -> Outcome:
                 model=model,
                 training=training,
                 workers=context.get_world_size(),
-                rank=context.get_world_rank(),
                 cpu=not torch.cuda.is_available(),
                 alias=job.alias,
                 base=job.base,

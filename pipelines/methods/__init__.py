@@ -24,7 +24,6 @@ class Task:
     """Trainable already: with its adapter, if that is what is trained."""
     training: TrainingSettings
     workers: int
-    rank: int
     cpu: bool
     alias: str
     base: str
