@@ -15,6 +15,8 @@ from typing import Any
 import httpx
 import yaml
 
+from cluster import hosting
+
 Config = dict[str, Any]
 """A Serve config file, parsed."""
 
@@ -93,10 +95,8 @@ def load(path: Path) -> Config:
 
 def override(config: Config, listen: str, port: int, model: str | None, replicas: int | None) -> Config:
     """The configuration with what the command line says: about the public port, and about the application at `/`."""
-    given = {"model": model, "replicas": replicas}
-    given = {name: value for name, value in given.items() if value is not None}
     applications = [
-        _given(application, given) if given and application.get("route_prefix", "/") == "/" else application
+        _given(application, model, replicas) if application.get("route_prefix", "/") == "/" else application
         for application in config["applications"]
     ]
     return {
@@ -106,14 +106,20 @@ def override(config: Config, listen: str, port: int, model: str | None, replicas
     }
 
 
-def _given(application: Config, args: dict[str, Any]) -> Config:
-    """The application with these `args`. A number of replicas also takes the place of what `deployments` say of it."""
-    changed = {**application, "args": {**application.get("args", {}), **args}}
-    if "replicas" in args and "deployments" in application:
-        changed["deployments"] = [
-            {name: value for name, value in each.items() if name not in ("num_replicas", "autoscaling_config")}
-            for each in application["deployments"]
-        ]
+def _given(application: Config, model: str | None, replicas: int | None) -> Config:
+    """The application with another model, or another number of replicas in place of what it says of that.
+
+    The number goes to Serve as an option of the deployment: whatever changes in `args`, Serve replaces all replicas.
+    """
+    changed = dict(application)
+    if model is not None:
+        changed["args"] = {**application.get("args", {}), "model": model}
+    if replicas is not None and (served := hosting.served(changed)):  # else it will not start, and says why
+        name = hosting.deployment_name(served)
+        all_of_them = {each["name"]: each for each in application.get("deployments", [])}
+        own = {option: value for option, value in all_of_them.get(name, {}).items() if option != "autoscaling_config"}
+        all_of_them[name] = {**own, "name": name, "num_replicas": replicas}
+        changed["deployments"] = list(all_of_them.values())
     return changed
 
 

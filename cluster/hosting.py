@@ -71,9 +71,9 @@ def needed(rollout: Rollout, find: Find) -> list[Version]:
     return [version for version in found if version and version.form == "full"]
 
 
-def holder(configs: Iterable[Config], served: str) -> Config | None:
+def holder(configs: Iterable[Config], wanted: str) -> Config | None:
     """The application that serves a base, or a full-weight version, under this id."""
-    return next((config for config in configs if _serves(config) == served), None)
+    return next((config for config in configs if served(config) == wanted), None)
 
 
 def hosted(config: Config, folder: Path) -> str | None:
@@ -99,7 +99,8 @@ def deployment_name(served: str) -> str:
     return GATEWAY + served.replace("/", "--").replace(".", "_").replace("@", "-v")
 
 
-def _serves(config: Config) -> str | None:
+def served(config: Config) -> str | None:
+    """Id of the base, or of the full-weight version, that an application serves."""
     args = config.get("args") or {}
     if args.get("name") or not args.get("model"):
         return args.get("name") or None

@@ -31,10 +31,13 @@ def details(proxy: str = "HEALTHY", **applications: dict[str, Any]) -> dict[str,
     return {"applications": applications, "proxies": {"node": {"status": proxy}}}
 
 
-def test_command_line_changes_the_application_at_the_root_only() -> None:
-    config = deploy.override(CONFIG, "0.0.0.0", 9000, model="/models/mine", replicas=2)
+def test_command_line_changes_the_application_at_the_root_only(tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    config = deploy.override(CONFIG, "0.0.0.0", 9000, model=str(mine), replicas=2)
     assistant, rollout = config["applications"]
-    assert assistant["args"] == {"model": "/models/mine", "alias": "assistant", "replicas": 2}
+    assert assistant["args"] == {"model": str(mine), "alias": "assistant"}
+    assert assistant["deployments"] == [{"name": "Gateway:mine", "num_replicas": 2}]
     assert rollout == CONFIG["applications"][1]
     assert config["http_options"] == {"request_timeout_s": 60, "host": "0.0.0.0", "port": 9000}
 
@@ -50,8 +53,8 @@ def test_a_number_of_replicas_takes_the_place_of_scaling() -> None:
     (kept,) = deploy.override(config, "127.0.0.1", 8000, model="other", replicas=None)["applications"]
     assert kept["deployments"] == [scaled]
     (changed,) = deploy.override(config, "127.0.0.1", 8000, model=None, replicas=2)["applications"]
-    assert changed["args"]["replicas"] == 2
-    assert changed["deployments"] == [{"name": "Gateway:seed", "max_ongoing_requests": 9}]
+    assert changed["args"] == CONFIG["applications"][0]["args"], "what changes there replaces all replicas"
+    assert changed["deployments"] == [{"name": "Gateway:seed", "max_ongoing_requests": 9, "num_replicas": 2}]
 
 
 def test_applications_of_others_stay() -> None:

@@ -25,10 +25,18 @@ ENGINES = "EngineCore"
 
 @pytest.fixture(scope="module")
 def two(cluster: Cluster) -> Iterator[Cluster]:
-    """The cluster with two replicas."""
+    """The cluster with two replicas: one more, and then one less."""
+    before = pids(cluster)
     cluster.trivium("up", "--replicas", "2")
+    assert before <= pids(cluster), "who is there already stays"
     yield cluster
+    two = pids(cluster)
     cluster.trivium("up", "--replicas", "1")
+    eventually(lambda: pids(cluster), 120, "one is left", lambda now: len(now) == 1 and now < two)
+
+
+def pids(cluster: Cluster) -> set[int]:
+    return {process.pid for process in cluster.processes("ServeReplica:assistant:")}
 
 
 def whole(cluster: Cluster) -> bool:

@@ -88,6 +88,27 @@ def test_streams_outlast_an_update_and_the_reload_that_it_brings(pair: Cluster, 
     eventually(lambda: replicas(pair), 60, "one is left", lambda found: len(found) == 1 and not found & before)
 
 
+def test_streams_outlast_the_replica_that_leaves(pair: Cluster, tmp_path: Path) -> None:
+    up(pair, {"num_replicas": 2})
+    before = settle(pair)
+    with Load(pair, users=4, text=asking(2, 0.01)) as load:
+        with streams(pair, count=8, end=tmp_path / "end") as heard:
+            eventually(lambda: len(load.complete) > 50, 60, "traffic beside the streams")
+            changing = threading.Thread(target=up, args=(pair, {"num_replicas": 1}))
+            changing.start()
+            eventually(lambda: answering(pair), 60, "one answers alone", lambda now: len(now) == 1 and now < before)
+            assert replicas(pair) == before, "the other one has streams yet"
+            assert not heard, "they go on all this time"
+        changing.join(timeout=120)
+        assert not changing.is_alive()
+    assert not load.failures
+    assert [each.error for each in heard] == [None] * 8
+    said = [set((each.text or "").split()) for each in heard]
+    assert all(len(words) == 1 for words in said), "each from one replica"
+    assert {int(word) for words in said for word in words} == before, "both had some, and finished them"
+    eventually(lambda: replicas(pair), 60, "one is left", lambda found: len(found) == 1 and found < before)
+
+
 def test_load_brings_another_replica_and_its_end_takes_it_away(pair: Cluster) -> None:
     scaling = {"min_replicas": 1, "max_replicas": 2, "target_ongoing_requests": 2}
     patience = {"upscale_delay_s": 1, "downscale_delay_s": 2, "look_back_period_s": 5}
