@@ -73,6 +73,7 @@ def disturbed(
         weights.write_bytes(weights.read_bytes()[:-100])
         story.taken = checkpoints.newest(work)
         attempt("controller", lambda: [process.kill() for process in own_processes("TrainController")])
+        free_places()
         attempt("disk", lambda: fill(disk))
         (disk / "filler").unlink()
         story.outcome = fit(job(dataset, models["llama"], LONG), work, folder)
@@ -117,6 +118,17 @@ def when(condition: Callable[[], object], act: Callable[[], object], ended: thre
         if condition():
             act()
             return
+
+
+def free_places() -> None:
+    """Give back what the dead controller's workers had: Ray Train's own cleaner hears of its death from the dashboard,
+    and this cluster has none."""
+    from ray import PlacementGroupID
+    from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
+
+    for name, group in placement_group_table().items():
+        if group["state"] == "CREATED":
+            remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(name))))
 
 
 def fill(disk: Path) -> None:
