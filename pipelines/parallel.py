@@ -58,6 +58,8 @@ def bf16(training: TrainingSettings) -> bool:
 def _deepspeed(stage: int, offload: bool, bf16: bool) -> dict[str, Any]:
     """DeepSpeed's settings. Its optimizer is the trainer's own: all ways to share a training take equal steps."""
     zero: dict[str, Any] = {"stage": stage, "overlap_comm": False, "contiguous_gradients": True}
+    if stage == 3:
+        zero["stage3_gather_16bit_weights_on_model_save"] = True  # as they are held: in fp32 where that is trained in
     if offload:
         zero["offload_optimizer"] = {"device": "cpu"}
         if stage == 3:
