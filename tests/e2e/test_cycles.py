@@ -50,7 +50,8 @@ def shuffle(shown: Shown, cluster: Cluster, tmp_path_factory: pytest.TempPathFac
     file = recipe(
         folder / "recipe.yaml",
         window={"max_records": len(lines)},  # the newest: only the shuffled ones
-        training={"max_seconds": 15, "checkpoint_every_s": 5},
+        # The load never pauses: making way for it, the training would take four times as long.
+        training={"max_seconds": 15, "checkpoint_every_s": 5, "sharing": {"pause": "never"}},
     )
     with Load(cluster, users=2) as load:
         killed = kill_in_training(cluster, file)

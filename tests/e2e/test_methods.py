@@ -20,6 +20,10 @@ from tests.e2e.using import Load, answers, recipe, runs
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(1200)]
 
 
+BESIDE_LOAD: dict[str, Any] = {"sharing": {"pause": "never"}}
+"""Making way for a load that never pauses, a training would take four times as long."""
+
+
 def shipped(name: str, path: Path, **changes: dict[str, Any]) -> Path:
     """A shipped recipe with a few settings changed: how long it may take, and whose records it reads."""
     settings = yaml.safe_load(find(name).read_text())
@@ -62,7 +66,7 @@ def test_dpo_learns_from_what_users_corrected(shown: Shown, cluster: Cluster, tm
 
 
 def test_grpo_learns_from_what_the_served_model_says(shown: Shown, cluster: Cluster, tmp_path: Path) -> None:
-    few = {"max_steps": 3, "max_seconds": 60, "grpo": {"prompts": 4, "generations": 4}}
+    few = {**BESIDE_LOAD, "max_steps": 3, "max_seconds": 60, "grpo": {"prompts": 4, "generations": 4}}
     with Load(cluster, users=1) as load:
         run = turned(cluster, shipped("grpo", tmp_path, training=few))
     assert not load.failures and {heard.version for heard in load.heard} == {shown.champion}
@@ -74,7 +78,7 @@ def test_grpo_learns_from_what_the_served_model_says(shown: Shown, cluster: Clus
 
 def test_full_weights_are_measured_where_they_would_serve(shown: Shown, cluster: Cluster, tmp_path: Path) -> None:
     with Load(cluster, users=1) as load:
-        run = turned(cluster, shipped("full", tmp_path, training={"max_seconds": 30}))
+        run = turned(cluster, shipped("full", tmp_path, training={**BESIDE_LOAD, "max_seconds": 30}))
     assert not load.failures and answers(cluster) == shown.champion
     told = json.loads(cluster.trivium("lineage", run["candidate"], "--json").stdout)
     assert told["form"] == "full"
