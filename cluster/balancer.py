@@ -37,6 +37,10 @@ _LOST_MACHINE = (
     "default-server tcp-ut 11s",
 )
 
+_WHOLE = "option http-buffer-request"
+"""A request goes to a replica once all of it is here, or a buffer full: what HAProxy has whole it can put to another
+replica (RAY_SERVE_HAPROXY_RETRY_ON). Clients send head and body one after the other."""
+
 SCRIPT = Path(__file__).with_name("haproxy.sh")
 """What Serve starts for HAProxy."""
 
@@ -68,7 +72,7 @@ def _algorithm() -> str:
     A hash of the session on a ring: a replica that comes or goes moves its share of the sessions and no other. Requests
     without the header go round the same ring, replica by replica (HAProxy 2.8's manual, `balance hdr` and `hash-type`).
     """
-    return "\n    ".join([f"hdr({SESSION})", "hash-type consistent", *_LOST_MACHINE, *map(_page, _ERRORS)])
+    return "\n    ".join([f"hdr({SESSION})", "hash-type consistent", _WHOLE, *_LOST_MACHINE, *map(_page, _ERRORS)])
 
 
 def _page(status: int) -> str:

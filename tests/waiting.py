@@ -26,8 +26,8 @@ def eventually(
 def ended(process: psutil.Process) -> bool:
     """Whether a process is over, its parent's last look at it aside.
 
-    Its first thread may be over before the others have noticed, on a busy machine by a fifth of a second; until the last
-    one has, its sockets are open and take what is sent to them.
+    Its first thread may be over before the others have noticed, on a busy machine by a fifth of a second; until the
+    last one has, its sockets are open and take what is sent to them.
     """
     try:
         return not process.is_running() or (process.status() == psutil.STATUS_ZOMBIE and process.num_threads() <= 1)

@@ -62,7 +62,7 @@ def test_dpo_learns_from_what_users_corrected(shown: Shown, cluster: Cluster, tm
     told = json.loads(cluster.trivium("lineage", run["candidate"], "--json").stdout)
     assert told["lineage"]["metrics"]["pairs"] > 100
     assert told["lineage"]["metrics"]["rewards/accuracies"] > 0.9
-    assert run["verdict"]["candidate_score"] > shown.report["before"]["tool_accuracy"]
+    assert run["verdict"]["candidate_score"] > 0.9 * run["verdict"]["champion_score"], "it goes on from the champion"
 
 
 def test_grpo_learns_from_what_the_served_model_says(shown: Shown, cluster: Cluster, tmp_path: Path) -> None:
