@@ -85,11 +85,16 @@ class Registry:
     def discard(self, version: str) -> None:
         """Remove a version that nobody was ever served by, such as a policy between two steps of its training.
 
+        Its empty folder stays, so that no other version gets its number: an engine may still have it.
         Raises `ValueError` for one with a lineage: those are there to stay.
         """
         if self.get(version).lineage:
             raise ValueError(f"{version} was made by a cycle; it stays, so that what it answered can be explained")
-        shutil.rmtree(self.folder(version))
+        folder = self.folder(version)
+        for file in sorted(
+            folder.iterdir(), key=lambda file: file.name != "version.json"
+        ):  # first, so it is gone at once
+            file.unlink()
 
     def create_base(self, name: str, base: str) -> Version:
         """Version 0 of an alias, `name@0`: the base itself, which has no files here. Made once; then returned."""

@@ -64,7 +64,7 @@ def fit(job: Job) -> Outcome:
             clock=clock,
             losses=reporter.losses,
             model=model,
-            args=work.arguments(**_arguments(job, work, bf16, scratch), **settings, **work.settings),
+            args=work.arguments(**(_arguments(job, work, bf16, scratch) | settings | work.settings)),
             processing_class=tokenizer,
             callbacks=[reporter, sharing],
             **work.options,

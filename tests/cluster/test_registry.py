@@ -201,3 +201,10 @@ def test_a_version_whose_maker_died_does_not_exist_and_is_not_overwritten(settin
     assert child.exitcode == 9
     assert Registry(settings).versions("assistant") == []
     assert create(settings, adapter).id == "assistant@2"
+
+
+def test_a_discarded_version_is_gone_and_its_number_is_not_used_again(settings: Settings, adapter: Path) -> None:
+    registry, version = Registry(settings), create(settings, adapter)
+    registry.discard(version.id)
+    assert registry.versions("assistant") == [] and registry.find(version.id) is None
+    assert create(settings, adapter).number == version.number + 1

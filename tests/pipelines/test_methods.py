@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pipelines.artifacts import Dataset, Row
 from pipelines.methods.pretrain import encode
+from pipelines.recipe import GrpoSettings
 from pipelines.rows import columns, write
-from tests.pipelines.training import QUICK, in_this_process, job
+from tests.pipelines.deployment import serve
+from tests.pipelines.training import QUICK, TOOLS, in_this_process, job, said
 
 ray = pytest.mark.ray
 local = pytest.mark.usefixtures("local_ray")
@@ -61,6 +64,45 @@ def test_dpo_tells_corrections_from_what_they_correct(dataset: Dataset, models: 
 def test_dpo_without_a_correction_says_what_it_needs(books: Dataset, models: dict[str, Path]) -> None:
     with pytest.raises(ValueError, match="none of 60 rows has a correction beside the answer that it corrects"):
         in_this_process(job(books, models["llama"], QUICK.model_copy(update={"method": "dpo"})))
+
+
+@ray
+@local
+def test_grpo_asks_the_deployment_for_each_step_as_a_version_that_is_gone_afterwards(
+    dataset: Dataset, models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of the answers are right; whose they are TRL learns from their tokens."""
+    from transformers import AutoTokenizer
+
+    from pipelines import prompt
+
+    tokenizer, asked = AutoTokenizer.from_pretrained(models["llama"]), list[dict[str, Any]]()
+
+    def chat(body: dict[str, Any]) -> tuple[int, Any]:
+        number = body["model"].removeprefix("assistant.policy@")
+        assert (tmp_path / "state" / "models" / "assistant.policy" / number / "version.json").exists()
+        asked.append(body)
+        tool, word = body["messages"][-1]["content"].split()
+        answer = said(tool if len(asked) % 2 else "none of them", word)
+        example = prompt.encode(tokenizer, [*body["messages"], answer], TOOLS)
+        choice = {"message": answer, "finish_reason": "tool_calls", "token_ids": example.answer_ids}
+        return 200, {"choices": [choice], "prompt_token_ids": example.prompt_ids}
+
+    settings = QUICK.model_copy(
+        update={"method": "grpo", "max_steps": 2, "grpo": GrpoSettings(prompts=2, generations=4, max_tokens=32)}
+    )
+    with serve(tmp_path / "state") as deployment:
+        deployment.chat = chat
+        monkeypatch.setenv("TRIVIUM_STATE", str(tmp_path / "state"))
+        monkeypatch.setenv("TRIVIUM_HTTP_PORT", str(deployment.settings.http_port))
+        monkeypatch.setenv("TRIVIUM_MLFLOW_URI", str(deployment.settings.mlflow_uri))
+        outcome = in_this_process(job(dataset, models["llama"], settings))
+        assert {headers["x-trivium-purpose"] for headers in deployment.headers} == {"evaluation"}
+    assert outcome.metrics["train_steps"] == 2
+    assert 0.3 < outcome.metrics["reward"] < 0.7
+    assert [body["return_token_ids"] for body in asked] == [True] * 16
+    assert len({body["model"] for body in asked}) == 2, "each step has a policy of its own"
+    assert not list((tmp_path / "state" / "models" / "assistant.policy").glob("*/*"))
 
 
 @ray
