@@ -19,8 +19,8 @@ from tests.pipelines.training import QUICK, job, own_processes
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray"), pytest.mark.timeout(900)]
 
-LONG = QUICK.model_copy(update={"epochs": 48.0, "checkpoint_every_s": 0.5})
-"""Some twelve seconds on quiet cores: four times what the faults need, one after the other."""
+LONG = QUICK.model_copy(update={"epochs": 36.0, "checkpoint_every_s": 1.0})
+"""Twice as long as the faults need, one after the other, on quiet cores."""
 
 
 @dataclass
