@@ -55,7 +55,7 @@ def disturbed(
 
         def attempt(name: str, fault: Callable[[], object], after: int = 1) -> None:
             known = set(work.glob("checkpoint_*"))
-            grown = lambda: len(sealed(work) - known) >= after  # noqa: E731
+            grown = lambda: len(whole(work) - known) >= after  # noqa: E731
             ended = threading.Event()
             culprit = threading.Thread(target=when, args=(grown, fault, ended))
             culprit.start()
@@ -108,8 +108,8 @@ def test_after_all_of_it_the_weights_are_those_of_an_undisturbed_training(
     assert all(ended[name].equal(left_alone[name]) for name in left_alone)
 
 
-def sealed(work: Path) -> set[Path]:
-    return {path.parent for path in work.glob("checkpoint_*/seal-0.json")}
+def whole(work: Path) -> set[Path]:
+    return {path for path in work.glob("checkpoint_*") if checkpoints.sound(path)}
 
 
 def when(condition: Callable[[], object], act: Callable[[], object], ended: threading.Event) -> None:
