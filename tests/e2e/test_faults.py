@@ -69,13 +69,6 @@ def test_killed_under_load_it_comes_back_and_no_full_answer_is_lost(
         assert heard.request_id and (logged[heard.request_id]["answer"]["content"] or "") == heard.text
 
 
-def test_one_replica_less_leaves_the_other_as_it_is(two: Cluster) -> None:
-    eventually(lambda: whole(two), BACK_S, "two replicas")
-    before = pids(two)
-    two.trivium("up", "--replicas", "1")
-    eventually(lambda: pids(two), 120, "one is left", lambda now: len(now) == 1 and now < before)
-
-
 def test_down_and_up_serves_the_same_champion(cluster: Cluster) -> None:
     before, counted = cluster.status(), wait_for_answers(cluster, BACK_S)
     cluster.trivium("down")
