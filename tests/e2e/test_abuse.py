@@ -261,3 +261,11 @@ def test_an_expression_constrains_the_answer(api: httpx.Client) -> None:
     assert answer.status_code == 200, answer.text
     said = answer.json()["choices"][0]["message"]["content"]
     assert said[:3].isdigit() and said[3:5] == '-"'
+
+
+def test_the_tokens_of_a_prompt_have_probabilities_and_the_engine_lives_on(api: httpx.Client) -> None:
+    body = {"model": "assistant", "prompt": "a table for two in Rome", "echo": True, "logprobs": 1, "max_tokens": 0}
+    answer = api.post("/v1/completions", json=body)
+    assert answer.status_code == 200, answer.text
+    first, *others = answer.json()["choices"][0]["logprobs"]["token_logprobs"]
+    assert first is None and others and all(each <= 0 for each in others)
