@@ -59,12 +59,11 @@ class GroupedLora(PunicaWrapperCPU):
                     part_TW.index_add_(0, tokens, added_GW)
                 start += width
 
-    def add_lora_logits(self, y: torch.Tensor, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor | None:
+    def add_lora_logits(self, y: torch.Tensor, x: torch.Tensor, *args: Any, **kwargs: Any) -> None:
         """As vLLM has it for the tokens that are sampled; nothing for those of a prompt (`echo` with `logprobs`).
 
         vLLM 0.32 looks up the adapters of the former whatever it is asked, and ends the engine where their numbers
         differ: one request of any caller would do. Our adapters have nothing for the head.
         """
-        if x.view(-1, x.shape[-1]).shape[0] != self.sampler_indices.shape[0]:
-            return None
-        return super().add_lora_logits(y, x, *args, **kwargs)
+        if x.view(-1, x.shape[-1]).shape[0] == self.sampler_indices.shape[0]:
+            super().add_lora_logits(y, x, *args, **kwargs)
