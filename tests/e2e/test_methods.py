@@ -98,7 +98,7 @@ def test_continued_pretraining_makes_documents_more_likely(cluster: Cluster, doc
     assert run["verdict"]["candidate_score"] > 1.1 * run["verdict"]["champion_score"]
 
 
-def test_pretraining_from_random_weights_learns_but_is_no_match_for_its_base(
+def test_pretraining_makes_a_model_of_random_weights_that_is_served_and_measured(
     cluster: Cluster, documents: Path, tmp_path: Path
 ) -> None:
     file = shipped(
@@ -110,4 +110,6 @@ def test_pretraining_from_random_weights_learns_but_is_no_match_for_its_base(
     )
     run = turned(cluster, file)
     assert history(cluster, run)[-1]["loss"] < history(cluster, run)[0]["loss"]
-    assert run["outcome"] == "rejected"
+    told = json.loads(cluster.trivium("lineage", run["candidate"], "--json").stdout)
+    assert (told["form"], told["lineage"]["table_version"]) == ("full", None)
+    assert 0 < run["verdict"]["candidate_score"] < 1
