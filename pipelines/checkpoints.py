@@ -6,10 +6,11 @@ be less than the whole. Each worker writes last a file with the SHA-256 of every
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from pathlib import Path
+
+from cluster.registry import sha256
 
 SEAL = "seal-{rank}.json"
 
@@ -17,7 +18,7 @@ SEAL = "seal-{rank}.json"
 def seal(folder: Path, rank: int, workers: int) -> None:
     """Say what belongs to a checkpoint's folder, as this worker has it."""
     files = [path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith("seal-")]
-    digests = {str(path.relative_to(folder)): _digest(path) for path in files}
+    digests = {str(path.relative_to(folder)): sha256(path) for path in files}
     (folder / SEAL.format(rank=rank)).write_text(json.dumps({"workers": workers, "files": digests}))
 
 
@@ -26,7 +27,7 @@ def sound(folder: Path) -> bool:
     try:
         first = json.loads((folder / SEAL.format(rank=0)).read_text())
         seals = [json.loads((folder / SEAL.format(rank=rank)).read_text()) for rank in range(first["workers"])]
-        return all(_digest(folder / name) == digest for one in seals for name, digest in one["files"].items())
+        return all(sha256(folder / name) == digest for one in seals for name, digest in one["files"].items())
     except (OSError, ValueError, KeyError):
         return False
 
@@ -42,8 +43,3 @@ def fetch(checkpoint: Path | None, scratch: Path) -> Path | None:
     if checkpoint is None:
         return None
     return Path(shutil.copytree(checkpoint, scratch / "checkpoint-0"))
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
