@@ -75,9 +75,12 @@ def status(as_json: bool, watch: bool, refreshes: int | None) -> None:
 @click.command()
 def env() -> None:
     """Print lines for `eval "$(trivium env)"`. They hold the API key: do not log them."""
-    from cluster.runtime import client_environment
+    from cluster.environment import client_environment, make_folder
 
-    for name, value in client_environment(Settings.from_environment()).items():
+    settings = Settings.from_environment()
+    # A Ray that starts with these lines has its sockets there, and would make the folder for everybody to look into.
+    make_folder(settings)
+    for name, value in client_environment(settings).items():
         click.echo(f"export {name}={shlex.quote(value)}")
 
 

@@ -21,7 +21,7 @@ from ray import serve
 from ray.serve import Application
 from starlette.types import ASGIApp
 
-from cluster import auth, environment, models, pressure, telemetry
+from cluster import auth, models, pressure, telemetry
 from cluster.auth import Keys
 from cluster.decisions import Alias
 from cluster.hosting import deployment_name
@@ -217,7 +217,6 @@ class Gateway:
         mint_key = auth.mint_key(here.state)
         self._forward = HttpForwarder(here.base_url.removesuffix("/v1"), mint_key)
         self._meter = Meter(self._replica, RayBook())
-        environment.make_folder(here)  # a machine that has joined a head has none yet
         self._gauge = pressure.Gauge(pressure.path(here))
         app = chain(
             engine,
