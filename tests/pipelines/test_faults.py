@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -44,42 +47,48 @@ def undisturbed(
 def disturbed(
     dataset: Dataset, models: dict[str, Path], local_ray: None, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Path, Story]]:
-    """Its worker is killed, its newest checkpoint torn, its controller killed; then it ends."""
+    """Its worker is killed, its newest checkpoint torn, its controller killed, its disk full; then it ends."""
     folder, story = tmp_path_factory.mktemp("disturbed"), Story()
     patch = pytest.MonkeyPatch()
     patch.setattr(module, "ATTEMPTS", 1)
-    work = folder / "work"
+    with small_disk(folder / "disk") as disk:
+        work = disk / "work"
 
-    def attempt(name: str, fault: Callable[[], object], after: int = 1) -> None:
-        known = set(work.glob("checkpoint_*"))
-        grown = lambda: len(whole(work) - known) >= after  # noqa: E731
-        ended = threading.Event()
-        culprit = threading.Thread(target=when, args=(grown, fault, ended))
-        culprit.start()
-        try:
-            fit(job(dataset, models["llama"], LONG), work, folder)
-        except Exception as error:
-            story.errors[name] = error
-        finally:
+        def attempt(name: str) -> None:
+            try:
+                fit(job(dataset, models["llama"], LONG), work, folder)
+            except Exception as error:
+                story.errors[name] = error
+
+        def killed(name: str, after: int = 1) -> None:
+            known, ended = set(work.glob("checkpoint_*")), threading.Event()
+            grown = lambda: len(whole(work) - known) >= after  # noqa: E731
+            kill = lambda: [process.kill() for process in own_processes(name)]  # noqa: E731
+            culprit = threading.Thread(target=when, args=(grown, kill, ended))
+            culprit.start()
+            attempt(name)
             ended.set()
             culprit.join()
 
-    attempt("worker", lambda: [process.kill() for process in own_processes("RayTrainWorker")], after=2)
-    story.torn = checkpoints.newest(work)
-    weights = next(story.torn.glob("*.safetensors"))
-    weights.write_bytes(weights.read_bytes()[:-100])
-    story.taken = checkpoints.newest(work)
-    attempt("controller", lambda: [process.kill() for process in own_processes("TrainController")])
-    free_places()
-    story.outcome = fit(job(dataset, models["llama"], LONG), work, folder)
-    yield folder, story
+        killed("RayTrainWorker", after=2)
+        story.torn = checkpoints.newest(work)
+        weights = next(story.torn.glob("*.safetensors"))
+        weights.write_bytes(weights.read_bytes()[:-100])
+        story.taken = checkpoints.newest(work)
+        killed("TrainController")
+        free_places()
+        with filled(disk):
+            attempt("disk")
+        story.outcome = fit(job(dataset, models["llama"], LONG), work, folder)
+        yield folder, story
     patch.undo()
 
 
-def test_each_fault_ended_its_attempt(disturbed: tuple[Path, Story]) -> None:
+def test_each_fault_ended_its_attempt_and_says_what_to_do(disturbed: tuple[Path, Story]) -> None:
     errors = disturbed[1].errors
-    assert set(errors) == {"worker", "controller"}
+    assert set(errors) == {"RayTrainWorker", "TrainController", "disk"}
     assert all("run it again: it goes on from its newest checkpoint" in str(error) for error in errors.values())
+    assert "no space left" in str(errors["disk"]).lower()
 
 
 def test_a_torn_checkpoint_is_passed_over_for_the_one_before(disturbed: tuple[Path, Story]) -> None:
@@ -121,3 +130,26 @@ def free_places() -> None:
     for name, group in placement_group_table().items():
         if group["state"] == "CREATED":
             remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(name))))
+
+
+@contextmanager
+def small_disk(folder: Path) -> Iterator[Path]:
+    """A file system of its own that can be filled."""
+    folder.mkdir()
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(folder)], capture_output=True)
+    if made.returncode:
+        pytest.skip("a small disk cannot be mounted here")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@contextmanager
+def filled(disk: Path) -> Iterator[None]:
+    """While it lasts the disk has room for what Ray Train notes down about a run, but not for a checkpoint."""
+    filler = disk / "filler"
+    with filler.open("wb") as file:
+        file.write(b"0" * (shutil.disk_usage(disk).free - 2**16))
+    yield
+    filler.unlink()
