@@ -28,13 +28,12 @@ Its 400 for what is no HTTP stays as it is: HAProxy answers that before it looks
 
 _LOST_MACHINE = (
     # A machine that is cut off says nothing. Without these, whoever waits for an answer from there waits for ever; with
-    # them 11 s, whether it had our last bytes (keep-alive) or not (TCP_USER_TIMEOUT). A replica that hangs, or finishes
-    # its streams, still has a kernel that answers.
+    # them 11 s, whether it had our last bytes (keep-alive) or not (TCP_USER_TIMEOUT, in haproxy.sh). A replica that
+    # hangs, or finishes its streams, still has a kernel that answers.
     "option srvtcpka",
     "srvtcpka-idle 5s",
     "srvtcpka-intvl 2s",
     "srvtcpka-cnt 3",
-    "default-server tcp-ut 11s",
 )
 
 _WHOLE = "option http-buffer-request"

@@ -4,4 +4,6 @@
 # Until Serve has told a HAProxy which applications there are, its configuration answers everything with a plain 404,
 # which clients do not try again: for a second after each crash. Without that line HAProxy answers as it does where no
 # replica is left (cluster/balancer.py).
-sed -i '/^ *http-request return status 404 /d' "$3" && exec "$TRIVIUM_HAPROXY" "$@"
+#
+# `tcp-ut` (TCP_USER_TIMEOUT) counts on a server's own line alone: HAProxy 2.8 takes it on a `default-server` and drops it.
+sed -i -e '/^ *http-request return status 404 /d' -e '/^ *server /{/ tcp-ut /!s/ *$/ tcp-ut 11s/}' "$3" && exec "$TRIVIUM_HAPROXY" "$@"

@@ -154,7 +154,13 @@ def test_a_machine_that_is_cut_off_in_a_training_and_comes_back_loses_nothing(ma
     machines.trivium("log", "import", str(machines.state / "rows.jsonl"))
     file = recipe(
         machines.state / "recipe.yaml",
-        training={"workers": 2, "max_seconds": 40, "checkpoint_every_s": 5, "min_steps": 1000},
+        training={
+            "workers": 2,
+            "max_seconds": 40,
+            "checkpoint_every_s": 5,
+            "min_steps": 1000,
+            "sharing": {"pause": "never"},  # beside a load that never pauses it would take four times as long
+        },
         curation={"holdout": {"max_rows": 24}},
         evaluation={"concurrency": 4},
     )
