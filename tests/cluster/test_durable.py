@@ -2,36 +2,21 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from cluster import durable
-
-
-def _die_at(step: int, file: Path) -> None:
-    """Create a file, but die (no clean-up runs) right before the step-th call that touches the disk."""
-    calls = 0
-
-    def counted(call):
-        def wrapped(*arguments, **options):
-            nonlocal calls
-            calls += 1
-            if calls == step:
-                os._exit(9)
-            return call(*arguments, **options)
-
-        return wrapped
-
-    for name in ("open", "fsync", "link", "unlink", "close"):
-        setattr(os, name, counted(getattr(os, name)))
-    durable.create(file, b"whole")
+from tests.dying import die_at
 
 
 @pytest.mark.parametrize("step", range(1, 9))
 def test_a_crash_at_any_step_leaves_the_whole_file_or_none(tmp_path: Path, step: int) -> None:
     file = tmp_path / "decision"
-    child = multiprocessing.get_context("fork").Process(target=_die_at, args=(step, file))
+    calls = ("open", "fsync", "link", "unlink", "close")
+    create = partial(durable.create, file, b"whole")
+    child = multiprocessing.get_context("fork").Process(target=die_at, args=(step, calls, create))
     child.start()
     child.join()
     assert child.exitcode in (0, 9)

@@ -13,6 +13,7 @@ from cluster.records import Decision, Lineage, Verdict, Version
 from cluster.registry import Registry
 from cluster.settings import Settings
 from tests.cluster.test_registry import write_adapter
+from tests.examples import verdict
 
 LINEAGE = Lineage(
     cycle="20260101-000000-ab",
@@ -57,20 +58,8 @@ def decide(sequence: int, action: str, version: str, verdict: Verdict | None = N
     )  # fmt: skip
 
 
-VERDICT = Verdict(
-    accepted=True,
-    reasons=["better"],
-    candidate="assistant@1",
-    champion="assistant@0",
-    rows=100,
-    candidate_score=0.9,
-    champion_score=0.5,
-    gain=0.4,
-    gain_low=0.3,
-    well_formed=1.0,
-)
 CREATED, STAGED = decide(0, "create", "assistant@0"), decide(1, "stage", "assistant@1")
-PROMOTED, BACK = decide(2, "promote", "assistant@1", VERDICT), decide(3, "rollback", "assistant@0")
+PROMOTED, BACK = decide(2, "promote", "assistant@1", verdict()), decide(3, "rollback", "assistant@0")
 
 
 def shown(settings: Settings) -> dict[str, str]:

@@ -6,7 +6,8 @@ import math
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from cluster.records import Decision, Entry, Feedback, Lineage, Record, Verdict, Version
+from cluster.records import Decision, Entry, Feedback, Lineage, Record, Version
+from tests.examples import verdict
 
 RECORD = Record(
     request_id="req-1", time=1.0, principal="p", session="s", endpoint="/v1/x", version="assistant@1", latency_s=0.1
@@ -25,18 +26,7 @@ LINEAGE = Lineage(
     metrics={"loss": 0.5},
 )
 VERSION = Version(name="assistant", number=7, base="seed", form="adapter", rank=8, created=3.0, lineage=LINEAGE)
-VERDICT = Verdict(
-    accepted=True,
-    reasons=["better"],
-    candidate="assistant@7",
-    champion="assistant@6",
-    rows=100,
-    candidate_score=0.9,
-    champion_score=0.5,
-    gain=0.4,
-    gain_low=0.3,
-    well_formed=1.0,
-)
+VERDICT = verdict()
 DECISION = Decision(
     sequence=0, time=1.0, action="promote", alias="assistant", version="assistant@7", base="seed", actor="owner",
     reason="r", verdict=VERDICT,

@@ -11,11 +11,12 @@ from rich.console import Console
 
 from cluster import durable
 from cluster.decisions import path
-from cluster.records import Decision, Lineage, Verdict
+from cluster.records import Decision, Lineage
 from cluster.registry import Registry
 from cluster.settings import Settings
 from pipelines.lineage import describe, render, seen_by
 from tests.cluster.test_registry import write_adapter
+from tests.examples import verdict
 
 
 def rows(folder: Path, *held: tuple[str, list[str]]) -> None:
@@ -78,7 +79,7 @@ def settings(tmp_path: Path) -> Settings:
     decisions += [("stage", 4), ("canary", 4), ("reject", 4), ("stage", 5), ("canary", 5)]
     durable.make_folder(settings.state / "rollout")
     for sequence, (action, number) in enumerate(decisions):
-        judged = action in ("promote", "reject")
+        said = verdict(accepted=action == "promote", candidate=f"assistant@{number}")
         decision = Decision(
             sequence=sequence,
             time=float(sequence),
@@ -88,25 +89,10 @@ def settings(tmp_path: Path) -> Settings:
             base="seed",
             actor="wheel",
             reason="the gate [said] so",
-            verdict=verdict(number, action == "promote") if judged else None,
+            verdict=said if action in ("promote", "reject") else None,
         )
         durable.create(path(settings.state, sequence), decision.model_dump_json().encode())
     return settings
-
-
-def verdict(number: int, accepted: bool) -> Verdict:
-    return Verdict(
-        accepted=accepted,
-        reasons=["better by a margin" if accepted else "worse"],
-        candidate=f"assistant@{number}",
-        champion=f"assistant@{number - 1}",
-        rows=40,
-        candidate_score=0.9,
-        champion_score=0.5,
-        gain=0.4,
-        gain_low=0.3,
-        well_formed=1.0,
-    )
 
 
 def test_a_version_tells_everything_that_made_it(settings: Settings) -> None:

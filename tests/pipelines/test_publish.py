@@ -4,29 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from cluster.records import Verdict, Version
+from cluster.records import Version
 from pipelines.artifacts import Candidate
 from pipelines.publish import publish
 from pipelines.recipe import Recipe
 from pipelines.steps import Run
+from tests.examples import verdict
 from tests.pipelines.deployment import serve
 
 CANDIDATE = Candidate(Version(name="assistant", number=1, base="seed", form="adapter", created=0.0), {})
-
-
-def verdict(accepted: bool) -> Verdict:
-    return Verdict(
-        accepted=accepted,
-        reasons=["it is better" if accepted else "it is not better"],
-        candidate="assistant@1",
-        champion="assistant@0",
-        rows=40,
-        candidate_score=0.9,
-        champion_score=0.5,
-        gain=0.4,
-        gain_low=0.3,
-        well_formed=1.0,
-    )
 
 
 @pytest.fixture
@@ -44,36 +30,36 @@ def run(deployment):
 @pytest.mark.parametrize("action", ["canary", "promote"])
 def test_accepted_candidate_goes_on_with_its_verdict(deployment, run, action):
     deployment.publishes = action
-    decision = publish(run, CANDIDATE, verdict(True))
-    assert (decision.action, decision.version, decision.reason) == (action, "assistant@1", "it is better")
-    assert decision.verdict == verdict(True)
+    decision = publish(run, CANDIDATE, verdict())
+    assert (decision.action, decision.version, decision.reason) == (action, "assistant@1", "better by a margin")
+    assert decision.verdict == verdict()
     assert deployment.actions[-1] == (action, "assistant@1")
 
 
 def test_rejected_candidate_is_let_go(deployment, run):
-    assert publish(run, CANDIDATE, verdict(False)).action == "reject"
+    assert publish(run, CANDIDATE, verdict(accepted=False)).action == "reject"
     assert deployment.actions[-1] == ("reject", "assistant@1")
 
 
 @pytest.mark.parametrize("accepted", [True, False])
 def test_publishing_again_after_a_kill_decides_nothing_twice(deployment, run, accepted):
-    first = publish(run, CANDIDATE, verdict(accepted))
-    assert publish(run, CANDIDATE, verdict(accepted)) == first
+    first = publish(run, CANDIDATE, verdict(accepted=accepted))
+    assert publish(run, CANDIDATE, verdict(accepted=accepted)) == first
     assert len(deployment.actions) == 3
 
 
 @pytest.mark.parametrize(("action", "end"), [("promote", "rollback"), ("canary", "reject")])
 def test_what_was_rolled_back_meanwhile_is_not_published_again(deployment, run, action, end):
     deployment.publishes = action
-    publish(run, CANDIDATE, verdict(True))
+    publish(run, CANDIDATE, verdict())
     back = "assistant@0" if end == "rollback" else "assistant@1"
     deployment.decide(end, {"alias": "assistant", "version": back})
-    publish(run, CANDIDATE, verdict(True))
+    publish(run, CANDIDATE, verdict())
     assert deployment.actions[-1] == (end, back)
 
 
 def test_candidate_measured_against_a_former_champion_is_not_promoted(deployment, run):
     deployment.decide("promote", {"alias": "assistant", "version": "assistant@5"})
-    decision = publish(run, CANDIDATE, verdict(True))
+    decision = publish(run, CANDIDATE, verdict())
     assert decision.action == "reject"
     assert "assistant@5 is the champion by now" in decision.reason

@@ -3,6 +3,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import random
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from cluster.records import Decision
 from services.legal import Action, Draft, admit, settled
 from services.replicas import CannotLoad, Heard, lacking
 from services.rollout import append
+from tests.dying import die_at
 
 CREATE = ("create", "assistant@0")
 ONE = (CREATE, ("stage", "assistant@1"), ("promote", "assistant@1"))
@@ -183,33 +185,14 @@ def test_writers_at_once_leave_one_legal_history(tmp_path: Path) -> None:
     assert audit(tmp_path).fault is None
 
 
-def _die_at(step: int, state: Path) -> None:
-    """Promote, but die, without any clean-up, right before the step-th call that changes the disk."""
-    calls = 0
-
-    def counted(call: Any) -> Any:
-        def wrapped(*arguments: Any, **options: Any) -> Any:
-            nonlocal calls
-            calls += 1
-            if calls == step:
-                os._exit(9)
-            return call(*arguments, **options)
-
-        return wrapped
-
-    for name in ("open", "fsync", "link", "unlink"):
-        setattr(os, name, counted(getattr(os, name)))
-    append(state, draft("promote", "assistant@1"))
-    os._exit(0)
-
-
 def test_a_writer_that_dies_at_any_step_leaves_the_decision_or_nothing(tmp_path: Path) -> None:
     exits = set()
     for step in range(1, 8):
         state = tmp_path / str(step)
         append(state, draft("create"))
         before = append(state, draft("stage", "assistant@1"))
-        writer = multiprocessing.get_context("fork").Process(target=_die_at, args=(step, state))
+        calls, promote = ("open", "fsync", "link", "unlink"), partial(append, state, draft("promote", "assistant@1"))
+        writer = multiprocessing.get_context("fork").Process(target=die_at, args=(step, calls, promote))
         writer.start()
         writer.join()
         exits.add(writer.exitcode)

@@ -12,9 +12,10 @@ import pytest
 
 from cluster import durable
 from cluster.decisions import path
-from cluster.records import Decision, Evidence, Lineage, Verdict
+from cluster.records import Decision, Evidence, Lineage
 from cluster.registry import Registry
 from cluster.settings import Settings
+from tests.examples import verdict
 from tests.services.tiny import make_adapter, make_model
 
 BASE = "acme/tiny"
@@ -91,17 +92,13 @@ def keep(state: Path) -> None:
 
 
 def decide(state: Path) -> None:
-    verdict = Verdict(
-        accepted=True,
-        reasons=["better by a margin"],
-        candidate="assistant@1",
-        champion="assistant@0",
+    judged = verdict(
+        slices={"book_table": {"rows": 50, "candidate": 0.9, "champion": 0.5, "gain_high": 0.5}},
         rows=88,
         candidate_score=0.91,
         champion_score=0.52,
         gain=0.39,
         gain_low=0.31,
-        slices={"book_table": {"rows": 50, "candidate": 0.9, "champion": 0.5, "gain_high": 0.5}},
         well_formed=0.995,
     )
     evidence = Evidence(
@@ -119,7 +116,7 @@ def decide(state: Path) -> None:
     told: list[dict[str, Any]] = [
         {"action": "create", "version": "assistant@0", "actor": "services"},
         {"action": "stage", "version": "assistant@1", "actor": "wheel"},
-        {"action": "canary", "version": "assistant@1", "actor": "wheel", "share": 0.1, "verdict": verdict},
+        {"action": "canary", "version": "assistant@1", "actor": "wheel", "share": 0.1, "verdict": judged},
         {"action": "promote", "version": "assistant@1", "actor": "rollout", "evidence": evidence},
     ]
     durable.make_folder(state / "rollout")
