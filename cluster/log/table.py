@@ -130,9 +130,9 @@ class Batch:
 def _matching(data: ds.Dataset, columns: tuple[str, ...], where: ds.Expression) -> Iterator[pa.RecordBatch]:
     """Arrow reads all columns of what statistics do not rule out: so first whether a part has any such row."""
     for fragment in data.get_fragments(filter=where):
-        for part in fragment.split_by_row_group(where, schema=data.schema):
-            if part.count_rows(filter=where, schema=data.schema):
-                yield from part.to_batches(columns=list(columns), filter=where, schema=data.schema)
+        for part in fragment.split_by_row_group(where):
+            if part.count_rows(filter=where):
+                yield from part.to_batches(columns=list(columns), filter=where)
 
 
 class Table:

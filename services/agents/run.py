@@ -46,8 +46,11 @@ REMEMBERED = 256
 """Runs that ended which a process still knows without the log."""
 EARLIER = 16
 """Runs of a thread that the next one remembers."""
-Views, Steps, Messages, Progresses = list[View], list[Step], list[Message], list[Progress]
-"""Within `Pool`, `list` is something else."""
+# Within `Pool`, `list` is something else.
+Views = list[View]
+Steps = list[Step]
+Messages = list[Message]
+Progresses = list[Progress]
 _RUN = re.compile(r"run-[0-9a-f]{24}")
 
 
