@@ -20,6 +20,7 @@ COMMANDS = {
     "reject": "services.cli:reject",
     "audit": "services.cli:audit",
     "agents": "services.agents.cli:agents",
+    "chat": "services.chat:chat",
     "cycle": "pipelines.cli:cycle",
     "wheel": "pipelines.cli:wheel",
     "lineage": "pipelines.cli:lineage",
