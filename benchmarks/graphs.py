@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import aiosqlite
-from langchain_core.messages import AIMessage, ToolMessage
+from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import tool
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
@@ -47,7 +47,7 @@ async def runner(
 
     async def run(name: str) -> None:
         config: RunnableConfig = {"configurable": {"thread_id": name}, "recursion_limit": 4 * calls + 8}
-        said = await made.ainvoke({"messages": [("system", task), ("user", name)]}, config, durability="sync")
+        said = await made.ainvoke({"messages": [SystemMessage(task), HumanMessage(name)]}, config, durability="sync")
         assert said["messages"][-1].content == "done"
 
     return run
