@@ -19,6 +19,8 @@ COMMANDS = {
     "rollback": "services.cli:rollback",
     "reject": "services.cli:reject",
     "audit": "services.cli:audit",
+    "agents": "services.agents.cli:agents",
+    "chat": "services.chat:chat",
     "cycle": "pipelines.cli:cycle",
     "wheel": "pipelines.cli:wheel",
     "lineage": "pipelines.cli:lineage",

@@ -1,4 +1,4 @@
-"""What the `/admin/*` applications have in common: only admin keys, small bodies, errors in OpenAI's words."""
+"""What applications beside the gateway have in common: keys with a scope, small bodies, errors in OpenAI's words."""
 
 from __future__ import annotations
 
@@ -25,12 +25,18 @@ class Unavailable(Exception):
 
 
 def admin_api() -> FastAPI:
-    """A FastAPI application whose handlers raise `ValueError` (409) or `Unavailable` (503) with one sentence.
+    """What `/admin/*` is made of: only for admin keys."""
+    return keyed_api("admin")
 
-    `request.state.principal` is the id of the key that asked.
+
+def keyed_api(needs: str) -> FastAPI:
+    """A FastAPI application for keys with the scope `needs`, or `admin`. Its handlers raise `ValueError` (409) or
+    `Unavailable` (503) with one sentence.
+
+    `request.state.principal` is the id of the key that asked, `request.state.who` all that is known of it.
     """
     api = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    api.add_middleware(Door)
+    api.add_middleware(Door, needs=needs)
     api.add_exception_handler(ValueError, _conflict)
     api.add_exception_handler(Unavailable, _unavailable)
     api.add_exception_handler(RequestValidationError, _invalid)
@@ -42,8 +48,8 @@ def admin_api() -> FastAPI:
 class Door:
     """Before anything of the body is read: who asks, and how much is coming."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+    def __init__(self, app: ASGIApp, needs: str = "admin") -> None:
+        self._app, self._needs = app, needs
         self._keys = Keys(Settings.from_environment().state)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -62,9 +68,10 @@ class Door:
         who = self._keys.authenticate(headers.get("authorization"))
         if who is None:
             return error(401, "no valid API key: send `Authorization: Bearer KEY`", "invalid_api_key")
-        if "admin" not in who.scopes:
-            return error(403, f"the key of {who.id} has no admin scope; ask with one that has", "missing_scope")
-        scope.setdefault("state", {})["principal"] = who.id
+        if not {self._needs, "admin"} & set(who.scopes):
+            message = f"the key of {who.id} has no {self._needs} scope; ask with one that has"
+            return error(403, message, "missing_scope")
+        scope.setdefault("state", {}).update(principal=who.id, who=who)
         if scope["method"] == "POST" and not headers.get("content-length", "").isdigit():
             return error(411, "the request needs a Content-Length", "length_required")
         if int(headers.get("content-length") or 0) > MOST_BYTES:
@@ -83,7 +90,9 @@ async def _conflict(request: Request, problem: Any) -> JSONResponse:
 
 
 async def _unavailable(request: Request, problem: Any) -> JSONResponse:
-    return error(503, str(problem), "unavailable")
+    answer = error(503, str(problem), "unavailable")
+    answer.headers["retry-after"] = "1"
+    return answer
 
 
 async def _invalid(request: Request, problem: Any) -> JSONResponse:

@@ -95,6 +95,7 @@ class Keys:
         self._stamp: tuple[int, ...] = ()
         self._entries: dict[str, Entry] = {}
         self._principals: dict[str, Principal] = {}
+        self._by_name: dict[str, Principal] = {}
 
     def authenticate(self, authorization: str | None) -> Principal | None:
         """The principal of an `Authorization: Bearer KEY` header, or None."""
@@ -108,6 +109,11 @@ class Keys:
         if hmac.compare_digest(digest, entry.digest if entry else _NOBODY) and entry:
             return self._principals[identity]
         return None
+
+    def named(self, name: str) -> Principal | None:
+        """The principal of that name, while its key is valid."""
+        self._refresh()
+        return self._by_name.get(name)
 
     def entries(self) -> list[Entry]:
         """Every key that is valid, oldest first."""
@@ -184,6 +190,7 @@ class Keys:
         if stamp != self._stamp:
             self._entries = {entry.id: entry for entry in _parse(json.loads(self._path.read_text()), status.st_mtime)}
             self._principals = {entry.id: entry.principal for entry in self._entries.values()}
+            self._by_name = {who.id: who for who in self._principals.values()}
             self._stamp = stamp
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Self
 
 from cluster.records import Decision, Verdict
@@ -38,6 +40,24 @@ class Client:
 
     def post(self, path: str, body: dict[str, Any] | None = None, timeout_s: float | None = None) -> Any:
         return self._answer("POST", path, json=body or {}, **({"timeout": timeout_s} if timeout_s else {}))
+
+    def events(self, path: str) -> Iterator[dict[str, Any]]:
+        """The data of server-sent events, as they come, until the stream ends."""
+        import httpx
+
+        try:
+            # A comment comes every 15 s: what is silent for longer is dead.
+            with self._http.stream("GET", path, timeout=httpx.Timeout(30, read=60)) as response:
+                if not response.is_success:
+                    response.read()
+                    raise ValueError(self._complaint(response, path))
+                for line in response.iter_lines():
+                    if line.startswith("data: "):
+                        yield json.loads(line.removeprefix("data: "))
+        except httpx.ConnectError:
+            raise ValueError(f"no cluster answers at {self._address}; start it with `trivium up`") from None
+        except httpx.TransportError as error:
+            raise ValueError(f"{self._address}{path} broke off ({error}); ask again to go on") from None
 
     def rollout(self) -> dict[str, Any]:
         """Aliases as the decision log has them, and which replica holds which versions."""

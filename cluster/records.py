@@ -75,7 +75,29 @@ class Feedback(Frozen):
     comment: str | None = None
 
 
-Entry = Record | Feedback
+class Step(Frozen):
+    """One entry of the journal of an agent's run (`services/agents/journal.py` says what the events mean)."""
+
+    kind: Literal["step"] = "step"
+    schema_version: int = 1
+    request_id: str
+    """`RUN/NUMBER`."""
+    time: float
+    principal: str
+    """Id of the API key that the run works for."""
+    session: str
+    """The run's thread, which is the session of its model's records too."""
+    run: str
+    number: int
+    """Place in the journal, from 0."""
+    agent: str
+    source: str
+    """Who wrote it: the log's writer of one replica."""
+    event: str
+    body: dict[str, Any] = {}
+
+
+Entry = Record | Feedback | Step
 """What the log holds."""
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from cluster.decisions import Alias
 from cluster.log import Log
 from cluster.log.tail import Tail
-from cluster.records import Entry, Feedback, Record
+from cluster.records import Entry, Feedback, Record, Step
 from services.canary import CanaryState, Observation
 
 
@@ -50,6 +50,8 @@ class Comparison:
                 said = self._scores.setdefault(entry.request_id, {})
                 if entry.time >= said.get(entry.source, (0.0, 0.0))[0]:
                     said[entry.source] = entry.time, entry.score
+                continue
+            if isinstance(entry, Step):
                 continue
             candidate = self._side(entry)
             if candidate is None:

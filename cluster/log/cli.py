@@ -79,7 +79,8 @@ def import_(files: tuple[Path, ...], alias: str) -> None:
     from cluster.log.exchange import import_files
 
     done = import_files(_log(), files, alias)
-    click.echo(f"{done.records:,} records and {done.feedback:,} feedback imported, {done.known:,} known already")
+    steps = f", {done.steps:,} steps" if done.steps else ""
+    click.echo(f"{done.records:,} records and {done.feedback:,} feedback{steps} imported, {done.known:,} known already")
 
 
 @log.command()
@@ -123,7 +124,7 @@ def _log() -> Log:
 def _line(entry: Entry) -> Text:
     from rich.text import Text
 
-    from cluster.records import Record
+    from cluster.records import Record, Step
 
     clock = time.strftime("%H:%M:%S", time.localtime(entry.time))
     if isinstance(entry, Record):
@@ -138,6 +139,14 @@ def _line(entry: Entry) -> Text:
             _clean(asked, 60),
             (" -> ", "dim"),
             (_clean(answer, 60), outcome),
+        )
+    if isinstance(entry, Step):
+        said = entry.body.get("message") or {"content": entry.body.get("answer") or entry.body.get("content")}
+        return Text.assemble(
+            (f"{clock} ", "dim"),
+            (f"{_clean(entry.agent, 14):<14} ", "yellow"),
+            f"{_clean(entry.event, 10):<10} {_clean(entry.request_id, 44)} ",
+            (_clean(_text(said), 60), "dim"),
         )
     said = f" {_clean(_text(entry.correction), 60)}" if entry.correction else ""
     return Text.assemble(

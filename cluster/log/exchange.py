@@ -27,6 +27,7 @@ class Imported:
 
     records: int = 0
     feedback: int = 0
+    steps: int = 0
     known: int = 0
     """Left out, because the log has them already."""
 
@@ -38,7 +39,7 @@ def import_files(log: Log, paths: Sequence[Path], alias: str = "assistant") -> I
     for path in paths:
         for _ in read(path, alias, now):
             pass
-    counts = {"record": 0, "feedback": 0, "known": 0}
+    counts = {"record": 0, "feedback": 0, "step": 0, "known": 0}
     files = OsFiles()
     files.make_folder(log.folder)
     lock = files.lock(log.folder / "import.lock")
@@ -57,7 +58,7 @@ def import_files(log: Log, paths: Sequence[Path], alias: str = "assistant") -> I
                 writer.append_many(batch)
                 batch.clear()
         writer.append_many(batch)
-    return Imported(counts["record"], counts["feedback"], counts["known"])
+    return Imported(counts["record"], counts["feedback"], counts["step"], counts["known"])
 
 
 def export(log: Log, out: Path, form: Format, since: float = float("-inf")) -> int:
@@ -85,7 +86,7 @@ def _known(log: Log) -> set[tuple[str, str, str | None, float | None]]:
     version = log.compact().table_version
     known: set[tuple[str, str, str | None, float | None]] = set()
     for kind, request_id, source, stamp in log.table().rows(("kind", "request_id", "source", "time"), version):
-        known.add((kind, request_id, source, None if kind == "record" or source == SOURCE else stamp))
+        known.add((kind, request_id, source, stamp if kind == "feedback" and source != SOURCE else None))
     return known
 
 

@@ -97,9 +97,9 @@ class OsFiles:
     def remove_folder(self, path: Path) -> None:
         path.rmdir()
 
-    def lock(self, path: Path, *, wait: bool = True) -> Lock | None:
+    def lock(self, path: Path, *, wait: bool = True, create: bool = True) -> Lock | None:
         """Hold `path` exclusively; None if somebody else does and `wait` is false."""
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        descriptor = os.open(path, os.O_RDWR | (os.O_CREAT if create else 0), 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except OSError as error:

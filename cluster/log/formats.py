@@ -1,6 +1,6 @@
 """The log's entries in other people's forms: OpenAI's chat logs and fine-tuning files, JSONL or Parquet; and in ours.
 
-ours         {"kind": "record" or "feedback", ...}, as `trivium log export` writes it
+ours         {"kind": "record", "feedback" or "step", ...}, as `trivium log export` writes it
 chat log     {"request": {...}, "response": {...}}, or the request's keys beside "response" or "choices"
 fine-tuning  {"messages": [...], "tools": [...]}: the last message, the assistant's, is the answer, and a good one
 """
@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from cluster.log.entries import decode
-from cluster.records import Entry, Feedback, Message, Record
+from cluster.records import Entry, Feedback, Message, Record, Step
 from cluster.settings import explain
 
 SOURCE = "import"
@@ -55,8 +55,11 @@ def entries(row: Any, alias: str, now: float) -> list[Entry]:
 
 def key(entry: Entry) -> tuple[str, str, str | None, float | None]:
     """What makes an entry the same as another. Imported feedback has no time of its own."""
-    if isinstance(entry, Record):
-        return entry.kind, entry.request_id, None, None
+    match entry:
+        case Record():
+            return entry.kind, entry.request_id, None, None
+        case Step():  # of one writer: after a failed write the same step may be there twice
+            return entry.kind, entry.request_id, entry.source, None
     return entry.kind, entry.request_id, entry.source, None if entry.source == SOURCE else entry.time
 
 

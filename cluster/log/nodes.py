@@ -24,7 +24,7 @@ PATIENCE_S = 60.0
 
 
 def compact(settings: Settings) -> Compaction:
-    """`Log.compact` on every node that has segments of its own; here, where all share them.
+    """`Log.compact` on every node that has segments of its own; here, what all share: then all, else agents' journals.
 
     Raises `LogUnavailable` if no node could. Wants Ray where `settings.log` is set.
     """
@@ -41,7 +41,7 @@ def compact(settings: Settings) -> Compaction:
     }
     done, late = ray.wait(list(turns), num_returns=len(turns), timeout=PATIENCE_S)
     problems = {turns[turn]: f"no answer within {PATIENCE_S:.0f} s" for turn in late}
-    made = []
+    made = [Log.shared(settings).compact()]
     for turn in done:
         try:
             made.append(ray.get(turn))
@@ -49,7 +49,7 @@ def compact(settings: Settings) -> Compaction:
             problems[turns[turn]] = str(error)
     for node, problem in problems.items():
         logger.warning("the segments of node %s stay where they are: %s", node, problem)
-    if not made:
+    if len(made) == 1:
         raise LogUnavailable(f"no node could compact its segments: {'; '.join(problems.values())}")
     return together(made)
 

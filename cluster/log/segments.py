@@ -144,6 +144,7 @@ class SegmentWriter:
     def __init__(self, folder: Path, name: str, settings: LogSettings, files: OsFiles) -> None:
         self._folder = folder
         self._home = folder / name
+        self.name = name
         self._settings = settings
         self._files = files
         self._lock: Lock | None = None

@@ -40,6 +40,8 @@ class LogStats:
     segments: int
     damaged: int
     """Segments put aside in `log/damaged` because their tail could not be read."""
+    steps: int = 0
+    """Of agents' runs."""
 
 
 class Log:
@@ -72,6 +74,11 @@ class Log:
         """Where the Delta table is. Read a version that `compact` returned: a later one may not be on disk yet."""
         return str(self.folder / "table")
 
+    @classmethod
+    def shared(cls, settings: Settings) -> Log:
+        """The log whose segments are under state too, so that every node can read them: for agents' journals."""
+        return cls(settings.state / "log")
+
     def writer(self, name: str) -> Writer:
         """A writer of this process, with its own thread. Nothing touches the disk before the first append."""
         readable = re.sub(r"[^A-Za-z0-9_-]+", "-", f"{name}-{socket.gethostname()}")
@@ -100,18 +107,18 @@ class Log:
     def stats(self) -> LogStats:
         table = self.table()
         view = table.view()
-        rows, feedback = table.count(view.table_version)
+        counted = table.count(view.table_version)
         kinds = [json.loads(payload)["kind"] for payload in view.payloads]
-        feedback += kinds.count("feedback")
         return LogStats(
-            records=rows + len(kinds) - feedback,
-            feedback=feedback,
+            records=counted["record"] + kinds.count("record"),
+            feedback=counted["feedback"] + kinds.count("feedback"),
             table_version=view.table_version,
-            table_rows=rows,
+            table_rows=sum(counted.values()),
             lag_entries=len(kinds),
             lag_bytes=view.lag_bytes,
             segments=len(view.opened),
             damaged=len(list(self.own.glob("damaged/*"))),
+            steps=counted["step"] + kinds.count("step"),
         )
 
     def table(self) -> Table:

@@ -56,6 +56,7 @@ SCHEMA = pa.schema(
         pa.field("seq", pa.int64(), nullable=False),
     ]
 )
+KINDS = ("record", "feedback", "step")
 COPIED = ("kind", "request_id", "time", "session", "alias", "version", "arm", "source", "score")
 """Columns that are keys of the entry; `body` is the whole entry, byte for byte as it was logged."""
 BATCH_BYTES = 64 * 2**20
@@ -126,6 +127,14 @@ class Batch:
         self.size += len(payload)
 
 
+def _matching(data: ds.Dataset, columns: tuple[str, ...], where: ds.Expression) -> Iterator[pa.RecordBatch]:
+    """Arrow reads all columns of what statistics do not rule out: so first whether a part has any such row."""
+    for fragment in data.get_fragments(filter=where):
+        for part in fragment.split_by_row_group(where):
+            if part.count_rows(filter=where):
+                yield from part.to_batches(columns=list(columns), filter=where)
+
+
 class Table:
     """`log/table`, and how segments get into it. Cheap to make; holds no file open.
 
@@ -142,7 +151,7 @@ class Table:
         self._settings = settings
         self._files = files
         self._opened: DeltaTable | None = None
-        self._counted: tuple[int, tuple[int, int]] | None = None
+        self._counted: tuple[int, dict[str, int]] | None = None
 
     # Reading
 
@@ -153,12 +162,16 @@ class Table:
         except FileNotFoundError:
             return None
 
-    def view(self) -> View:
-        """Segments are opened first and the mark read second: what is retired in between is then in the table."""
+    def view(self, writers: str = "") -> View:
+        """Segments are opened first and the mark read second: what is retired in between is then in the table.
+
+        `writers`: only of those whose names begin so.
+        """
         opened: list[tuple[Segment, BinaryIO]] = []
         for segment in segments(self._segments):
-            with contextlib.suppress(FileNotFoundError):
-                opened.append((segment, segment.path.open("rb")))
+            if segment.writer.startswith(writers):
+                with contextlib.suppress(FileNotFoundError):
+                    opened.append((segment, segment.path.open("rb")))
         version = self.version()
         done = {} if version is None else self._done(self._open(version), [segment for segment, _ in opened])
         return View(version, [(segment, file, done.get(segment.name, -1) + 1) for segment, file in opened])
@@ -167,8 +180,17 @@ class Table:
         """Every entry's JSON at a version, in an order that only depends on the version."""
         return (body for (body,) in self.rows(("body",), version, since))
 
-    def rows(self, columns: tuple[str, ...], version: int | None = None, since: float = -math.inf) -> Iterator[tuple]:
-        """Some columns at a version (None: the newest), as tuples, of rows whose `time` is at least `since`."""
+    def rows(
+        self,
+        columns: tuple[str, ...],
+        version: int | None = None,
+        since: float = -math.inf,
+        where: ds.Expression | None = None,
+    ) -> Iterator[tuple]:
+        """Some columns at a version (None: the newest), as tuples, of rows whose `time` is at least `since`.
+
+        With `where`, only of the rows that it holds for; columns are read only where there are any.
+        """
         newest = self.version()
         version = newest if version is None else version
         if version is None:
@@ -176,21 +198,25 @@ class Table:
         if newest is None or version > newest:
             raise ValueError(f"the log's table has no version {version}; the newest is {newest}")
         try:
-            data = self._dataset(self._open(version))
-            for batch in data.to_batches(columns=list(columns), filter=ds.field("time") >= since):
+            data, recent = self._dataset(self._open(version)), ds.field("time") >= since
+            for batch in (
+                data.to_batches(columns=list(columns), filter=recent)
+                if where is None
+                else _matching(data, columns, recent & where)
+            ):
                 yield from zip(*(batch.column(name).to_pylist() for name in columns), strict=True)
         except (FileNotFoundError, DeltaError):
             raise ValueError(
                 f"version {version} of the log's table is no longer kept; read {newest}, or raise keep_versions_hours"
             ) from None
 
-    def count(self, version: int | None) -> tuple[int, int]:
-        """Rows, and how many of them are feedback."""
+    def count(self, version: int | None) -> dict[str, int]:
+        """Rows of each kind."""
         if version is None:
-            return 0, 0
+            return dict.fromkeys(KINDS, 0)
         if self._counted is None or self._counted[0] != version:
             data = self._dataset(self._open(version))
-            self._counted = version, (data.count_rows(), data.count_rows(filter=ds.field("kind") == "feedback"))
+            self._counted = version, {kind: data.count_rows(filter=ds.field("kind") == kind) for kind in KINDS}
         return self._counted[1]
 
     # Compacting

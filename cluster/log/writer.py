@@ -38,14 +38,20 @@ class Writer:
         self._open = True
         self.syncs = 0
         """Groups written so far."""
+        self.name = segments.name
+        """Of its folder under `segments/`, which nobody else ever has."""
         self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
         self._thread.start()
 
     async def append(self, entry: Entry) -> None:
         """Returns once the entry is on disk; raises `LogUnavailable`. A cancelled caller's entry is still written."""
+        await self.put(entry)
+
+    def put(self, *entries: Entry) -> asyncio.Future[None]:
+        """Append in order, with one fsync. What is returned is done once all are on disk, or none counts."""
         waiter = asyncio.get_running_loop().create_future()
-        self._submit(entry, waiter)
-        await waiter
+        self._submit(entries, waiter)
+        return waiter
 
     def append_sync(self, entry: Entry) -> None:
         """`append` for code without an event loop."""
@@ -56,7 +62,7 @@ class Writer:
         waiters: list[Future[None]] = []
         for entry in entries:
             waiters.append(Future())
-            self._submit(entry, waiters[-1])
+            self._submit([entry], waiters[-1])
         for waiter in waiters:
             waiter.result()
 
@@ -74,8 +80,8 @@ class Writer:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _submit(self, entry: Entry, waiter: Waiter) -> None:
-        data = frame(encode(entry))
+    def _submit(self, entries: Iterable[Entry], waiter: Waiter) -> None:
+        data = b"".join([frame(encode(entry)) for entry in entries])
         with self._gate:
             if not self._open:
                 raise LogUnavailable("the log's writer is closed")

@@ -58,6 +58,8 @@ class Call:
     alias: str | None = None
     version: str = ""
     arm: Arm = "direct"
+    behalf: str | None = None
+    """Principal that another application of the cluster asks for, in place of a key."""
     shadow_of: str | None = None
     """Id of the request that a user sees the answer of, where this one answers it once more, unseen."""
     routed: Routed | None = None

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cluster import telemetry
-from cluster.auth import Keys
+from cluster.auth import Keys, Principal
 from services.gateway.call import KEY, Call, Routed, call_of, path_below_prefix
-from services.gateway.edge import MARK, ROUTED
+from services.gateway.edge import ASKING, MARK, ROUTED
 from services.gateway.errors import Refusal, send_json
 
 logger = logging.getLogger(__name__)
@@ -50,6 +50,7 @@ def _open(scope: Scope) -> Call:
         raise Refusal(503, "this cluster was started without Trivium's environment; start it with `trivium up`")
     request_id, forwarded = scope[MARK]
     call = Call(request_id, forwarded, path_below_prefix(scope), dict(scope["headers"]))
+    call.behalf = scope.get(ASKING)
     if forwarded and ROUTED in call.headers:
         call.routed = Routed(*json.loads(call.headers[ROUTED]))
         call.shadow_of = call.routed.shadow_of
@@ -67,12 +68,19 @@ class Authenticate:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         call = call_of(scope)
         if call.path not in self.open_paths:
-            principal = self.keys.authenticate(call.headers.get(b"authorization", b"").decode("latin-1"))
+            principal = self._principal(call)
             if principal is None:
                 message = "no valid API key: send it as `Authorization: Bearer KEY`; `trivium env` prints the first one"
                 raise Refusal(401, message, code="invalid_api_key")
             call.principal = principal
         await self.app(scope, receive, send)
+
+    def _principal(self, call: Call) -> Principal | None:
+        if call.behalf is None:
+            return self.keys.authenticate(call.headers.get(b"authorization", b"").decode("latin-1"))
+        who = self.keys.named(call.behalf)
+        # Who may run agents may have them think.
+        return who and (replace(who, scopes=(*who.scopes, "infer")) if "agents" in who.scopes else who)
 
 
 @dataclass(frozen=True)

@@ -12,16 +12,20 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import time
 
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cluster import auth, ids
 from cluster.settings import Settings
+from services.gateway.behalf import BEHALF, verified
 from services.gateway.errors import Headers, Refusal, send_json
 
 CALLBACK = ("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", "services.gateway.edge:middlewares")
 MARK = "trivium.edge"
+ASKING = "trivium.asking"
+"""Where the scope says on whose behalf another application of the cluster asks."""
 FORWARDED = b"x-trivium-forwarded"
 ROUTED = b"x-trivium-routed"
 """What the gateway that forwards has found a request to mean (`call.Routed`, as JSON)."""
@@ -37,6 +41,7 @@ _STRIPPED = frozenset(
         b"x-data-parallel-rank",
         FORWARDED,
         ROUTED,
+        BEHALF,
     )
 )
 
@@ -63,6 +68,7 @@ class Edge:
         if forwarded and ROUTED in given:
             scope["headers"].append((ROUTED, given[ROUTED]))
         scope[MARK] = (request_id, forwarded)
+        scope[ASKING] = verified(self._key, given[BEHALF], time.time()) if BEHALF in given else None
         answer = Answer(send, request_id.encode(), ours="/v1/" in scope["path"])
         try:
             await self._app(scope, receive, answer.take)

@@ -7,10 +7,12 @@ other gateway authenticates and records it, under the same request id.
 from __future__ import annotations
 
 import json
+import time
 
 import aiohttp
 from starlette.types import Send
 
+from services.gateway.behalf import BEHALF, sign
 from services.gateway.call import Call
 from services.gateway.edge import FORWARDED, ROUTED, forward_tag
 from services.gateway.errors import Headers, Refusal
@@ -32,6 +34,8 @@ class HttpForwarder:
         headers = {name.decode(): call.headers[name].decode("latin-1") for name in _PASSED if name in call.headers}
         headers["x-request-id"] = call.request_id
         headers[FORWARDED.decode()] = forward_tag(self._key, call.request_id.encode()).decode()
+        if call.behalf is not None:
+            headers[BEHALF.decode()] = sign(self._key, call.behalf, time.time()).decode()
         if call.routed:
             headers[ROUTED.decode()] = json.dumps(call.routed)
         try:

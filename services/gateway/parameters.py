@@ -45,7 +45,7 @@ ALLOWED: dict[str, frozenset[str]] = {
 }  # fmt: skip
 
 _OURS = {"return_token_ids"}
-"""What evaluations may ask for besides: a training learns from the very tokens that the engine wrote."""
+"""What evaluations and agents may ask for besides: a training learns from the very tokens that the engine wrote."""
 _TEMPLATE_SWITCHES = frozenset({"enable_thinking", "thinking"})
 """Switches of well-known templates (Qwen, DeepSeek). Other arguments could bend the prompt behind the record's back."""
 _NOT_FOR_THE_ENGINE = frozenset({"store", "user", "metadata", "service_tier"})
@@ -67,16 +67,17 @@ class Restrict:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         call = call_of(scope)
-        check = partial(restrict, call.path, call.body, self.bounds, call.evaluation)
+        ours = call.evaluation or call.behalf is not None
+        check = partial(restrict, call.path, call.body, self.bounds, ours)
         call.body = check() if len(call.raw) < _LARGE else await asyncio.to_thread(check)
         await self.app(scope, receive, send)
 
 
-def restrict(path: str, body: dict[str, Any], given: Bounds, evaluation: bool = False) -> dict[str, Any]:
+def restrict(path: str, body: dict[str, Any], given: Bounds, ours: bool = False) -> dict[str, Any]:
     """The body without what callers must not set. Raises `Refusal` for what the chain cannot route or record, and for
-    what is too much."""
+    what is too much. `ours`: the cluster itself asks."""
     bounds.check(body, given)
-    allowed = ALLOWED[path] | _OURS if evaluation else ALLOWED[path]
+    allowed = ALLOWED[path] | _OURS if ours else ALLOWED[path]
     kept = {name: value for name, value in body.items() if name in allowed and value is not None}
     model = kept.get("model")
     require(isinstance(model, str) and 0 < len(model) <= 256, "model", "must be the name of a model, as a string")
