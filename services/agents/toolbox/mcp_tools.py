@@ -53,7 +53,7 @@ class McpTools:
             consent.path(state, name)  # names that do not do are found now
 
     def tools(self, taken: Collection[str] = ()) -> list[Tool]:
-        """What is consented to, as of now. A name that two servers use, or that is `taken`, gets its server's in front."""
+        """What is consented to by now. A name that two servers use, or that is `taken`, has its server in front."""
         given = {name: consent.read(self._state, name) for name in self._links}
         consents = {name: each.tools for name, each in given.items() if each is not None}
         called = names(consents, taken)
