@@ -111,11 +111,12 @@ async def main(url: str) -> None:
     link = Link("suite", server, auth=auth, elicit=accept)
     try:
         tools = await link.tools()
-        calls = context.get("toolCalls") or [
-            {"name": name, "arguments": sample(words["inputSchema"])} for name, words in tools.items()
-        ]
-        for call in calls:
-            print(call["name"], await link.call(call["name"], call["arguments"], again=False))
+        calls = {name: sample(words["inputSchema"]) for name, words in tools.items()}
+        calls |= {call["name"]: call["arguments"] for call in context.get("toolCalls", ())}
+        if "json_schema_echo" in tools:  # wants to see what became of the other tool's schema on its way here
+            calls["json_schema_echo"] = {"schema": tools["json_schema_2020_12_tool"]["inputSchema"]}
+        for name, arguments in calls.items():
+            print(name, await link.call(name, arguments, again=False))
     finally:
         await link.close()
 

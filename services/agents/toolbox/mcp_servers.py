@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 MOST_PAGES = 100
 """Of one listing."""
 CONNECT_S = 10.0
+ANSWER_S = 30.0
+"""Longest to wait for a handshake or a listing: a program has to start first."""
 STREAM_S = 300.0
 """How long a stream may say nothing: servers send something each quarter of a minute."""
 _ENDED = "Session terminated"
@@ -195,7 +197,7 @@ class Link:
             Client(
                 _Ended(transport, end),
                 mode=self._server.era,
-                read_timeout_seconds=self._server.timeout_s,
+                read_timeout_seconds=ANSWER_S,
                 message_handler=noticed,
                 elicitation_callback=self._elicit,
             ) as client,
@@ -278,4 +280,5 @@ def _first(failure: BaseException) -> str:
     """The first of the errors that it stands for, in one line."""
     while isinstance(failure, BaseExceptionGroup):
         failure = failure.exceptions[0]
-    return " ".join(f"{type(failure).__name__} {failure}".split())[:300]
+    kind = "" if isinstance(failure, ValueError) else f"{type(failure).__name__}: "  # ours are sentences
+    return kind + " ".join(str(failure).split())[:300]
