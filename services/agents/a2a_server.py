@@ -43,7 +43,7 @@ from a2a.types.a2a_pb2 import (
     Task,
     TaskPushNotificationConfig,
 )
-from a2a.utils.constants import A2A_JSON_MEDIA_TYPE, DEFAULT_LIST_TASKS_PAGE_SIZE
+from a2a.utils.constants import A2A_JSON_MEDIA_TYPE, AGENT_CARD_WELL_KNOWN_PATH, DEFAULT_LIST_TASKS_PAGE_SIZE
 from a2a.utils.error_handlers import build_rest_error_payload
 from a2a.utils.errors import (
     A2AError,
@@ -105,7 +105,7 @@ def routes(runs: Runs, keys: Keys, subscriptions: Subscriptions, settings: A2ASe
         callers = Callers()
         rpc = create_jsonrpc_routes(handler, place, context_builder=callers)
         rest = create_rest_routes(handler, context_builder=callers, path_prefix=place)
-        found.append(Route(f"/{quote(name)}/.well-known/agent-card.json", _card(name, agent, settings)))
+        found.append(Route(f"/{quote(name)}{AGENT_CARD_WELL_KNOWN_PATH}", _card(name, agent, settings)))
         for route in [*rpc, *rest]:
             if isinstance(route, Route):  # what is left is the same once more below a tenant; there are none
                 route.app = Door(route.app, keys, rpc=route in rpc)
@@ -115,7 +115,8 @@ def routes(runs: Runs, keys: Keys, subscriptions: Subscriptions, settings: A2ASe
 
 def _card(name: str, agent: Agent, settings: A2ASettings) -> Callable[[Request], Awaitable[Response]]:
     async def show(request: Request) -> Response:
-        base = (settings.url or str(request.base_url)).rstrip("/")
+        here = str(request.url.replace(query="")).removesuffix(f"/{quote(name)}{AGENT_CARD_WELL_KNOWN_PATH}")
+        base = (settings.url or here).rstrip("/")
         age = f"max-age={settings.card_max_age_s}"
         (route,) = create_agent_card_routes(a2a_tasks.card(name, agent, base), cache_control=age)
         return await route.endpoint(request)

@@ -235,10 +235,13 @@ class _Talk:
             if not self._task:
                 raise
         while True:
-            with suppress(A2AClientError):  # out of reach for a moment
+            try:
                 task = await self._client.get_task(GetTaskRequest(id=self._task))
                 if task.status.state in _OVER:
                     return task
+            except A2AClientError as error:
+                if _is_refusal(error):
+                    raise
             await asyncio.sleep(self._poll_s)
 
     async def give_up(self) -> None:
@@ -257,6 +260,12 @@ class _Talk:
             case _:
                 return False
         return state in _OVER
+
+
+def _is_refusal(error: A2AClientError) -> bool:
+    """Whether asking again would say the same; else the server is only out of reach for a moment."""
+    cause = error.__cause__
+    return isinstance(cause, httpx.HTTPStatusError) and cause.response.status_code < 500
 
 
 def _authorization(name: str, settings: RemoteAgent, environment: Mapping[str, str]) -> dict[str, str]:
