@@ -77,7 +77,7 @@ from services.agents.push import PushSettings, Subscription, Subscriptions
 logger = logging.getLogger(__name__)
 
 SCOPE = "agents"
-LISTED = 10_000
+LISTED = 1_000
 """Newest runs of an agent that a listing looks through."""
 
 _JSON = ("application/json", A2A_JSON_MEDIA_TYPE)
@@ -103,7 +103,10 @@ def routes(runs: Runs, keys: Keys, subscriptions: Subscriptions, settings: A2ASe
         place = f"/{quote(name)}/a2a"
         handler = Handler(runs, name, subscriptions, settings.poll_s)
         callers = Callers()
-        rpc = create_jsonrpc_routes(handler, place, context_builder=callers)
+        # With a slash at its end too: some clients put one there, and a redirect would be a second request.
+        rpc = [
+            each for at in (place, f"{place}/") for each in create_jsonrpc_routes(handler, at, context_builder=callers)
+        ]
         rest = create_rest_routes(handler, context_builder=callers, path_prefix=place)
         found.append(Route(f"/{quote(name)}{AGENT_CARD_WELL_KNOWN_PATH}", _card(name, agent, settings)))
         for route in [*rpc, *rest]:
@@ -219,9 +222,11 @@ class Handler(RequestHandler):
     @operation
     async def on_message_send(self, params: SendMessageRequest, context: ServerCallContext) -> Task | Message:
         """3.1.1: the task once it has ended or asks, or at once."""
-        view = await self._send(params, context)
+        view, answered = await self._send(params, context)
         if not params.configuration.return_immediately:
-            view = await settle(self._runs, _who(context), view, self._poll_s)
+            view = await settle(self._runs, _who(context), view, self._poll_s, answered)
+        elif answered:
+            view = a2a_tasks.at_work(view)
         return apply_history_length(a2a_tasks.task(view), params.configuration)
 
     @operation
@@ -229,8 +234,8 @@ class Handler(RequestHandler):
         self, params: SendMessageRequest, context: ServerCallContext
     ) -> AsyncGenerator[Event]:
         """3.1.2."""
-        view = await self._send(params, context)
-        stream = events(self._runs, _who(context), view, self._poll_s, beyond_questions=False)
+        view, answered = await self._send(params, context)
+        stream = events(self._runs, _who(context), view, self._poll_s, answered=answered)
         async with aclosing(stream) as news:  # type: ignore[type-var]
             async for event in news:
                 yield apply_history_length(event, params.configuration) if isinstance(event, Task) else event
@@ -276,7 +281,7 @@ class Handler(RequestHandler):
         view = await self._view(context, params.id)
         if view.state in ENDED:
             raise UnsupportedOperationError(f"the task is {view.state}; there is nothing to follow, get it instead")
-        stream = events(self._runs, _who(context), view, self._poll_s, beyond_questions=True)
+        stream = events(self._runs, _who(context), view, self._poll_s, beyond=True)
         async with aclosing(stream) as news:  # type: ignore[type-var]
             async for event in news:
                 yield event
@@ -321,35 +326,43 @@ class Handler(RequestHandler):
         """3.1.11, 3.3.4."""
         raise UnsupportedOperationError("the card says everything; there is no extended one")
 
-    async def _send(self, params: SendMessageRequest, context: ServerCallContext) -> View:
+    async def _send(self, params: SendMessageRequest, context: ServerCallContext) -> tuple[View, bool]:
+        """The run, and whether it still shows a question that was just answered."""
         validate_history_length(params.configuration)
         push = params.configuration.task_push_notification_config
         if wanted := params.configuration.HasField("task_push_notification_config"):
             _checked(self._subscriptions.check, _subscription("", "", push))
-        view = await (self._answer if params.message.task_id else self._start)(params.message, context)
+        view, answered = await (self._answer if params.message.task_id else self._start)(params.message, context)
         if wanted:
             await self._subscribe(view, push)
-        return view
+        return view, answered
 
-    async def _start(self, message: Message, context: ServerCallContext) -> View:
-        who = _who(context)
+    async def _start(self, message: Message, context: ServerCallContext) -> tuple[View, bool]:
+        who, asked = _who(context), a2a_tasks.text(message)
         run = run_id(who, self._agent, message.message_id) if REPEATABLE in context.requested_extensions else None
-        asked = a2a_tasks.text(message)
-        return await _asked(
-            self._runs.start(who, self._agent, asked, thread=message.context_id or None, run=run), InvalidParamsError
-        )
+        thread = message.context_id or None
+        return await _asked(self._runs.start(who, self._agent, asked, thread=thread, run=run)), False
 
-    async def _answer(self, message: Message, context: ServerCallContext) -> View:
+    async def _answer(self, message: Message, context: ServerCallContext) -> tuple[View, bool]:
         """3.4.3: a further message to a task answers its question."""
-        view = await self._view(context, message.task_id)
-        if message.context_id and message.context_id != view.thread:
-            raise InvalidParamsError(f"task {view.id} is not of this context; leave the context out")
-        if view.state != "input-required":
-            raise UnsupportedOperationError(f"the task is {view.state}; it takes a message when it asks")
-        who = _who(context)
-        if view.operation is not None:
-            return await _asked(self._runs.approve(who, view.id, *decision(message)))
-        return await _asked(self._runs.say(who, view.id, a2a_tasks.text(message)))
+        who, before = _who(context), await self._view(context, message.task_id)
+        if message.context_id and message.context_id != before.thread:
+            raise InvalidParamsError(f"task {before.id} is not of this context; leave the context out")
+        if before.state != "input-required":
+            raise UnsupportedOperationError(f"the task is {before.state}; it takes a message when it asks")
+        view = await self._decided(who, before, message)
+        if view is None:
+            view = await _asked(self._runs.say(who, before.id, a2a_tasks.text(message)))
+        return view, view.state == "input-required" and view.updated == before.updated
+
+    async def _decided(self, who: Principal, view: View, message: Message) -> View | None:
+        """The run after a yes or no; None if that is not what was said, or not what it wants to hear."""
+        if (said := decision(message)) is None:
+            return None
+        try:
+            return await self._runs.approve(who, view.id, *said)
+        except ValueError:
+            return None
 
     async def _view(self, context: ServerCallContext, run: str) -> View:
         view = await _asked(self._runs.get(_who(context), run))

@@ -1,7 +1,7 @@
 """A run in A2A's words: its task, its events, its agent's card. Another view of the same run, never a second truth.
 
 A task's id is its run's, its context the run's thread. A call that wants a person's approval is a question like any
-other, with the answers that it takes in a data part.
+other: `approve` and `deny` answer it.
 
 Source: A2A 1.0, https://a2a-protocol.org/latest/specification/ (section numbers below are its).
 """
@@ -55,6 +55,7 @@ BEARER = "bearer"
 """Name of the security scheme in the card."""
 
 _VERSION = version("trivium")
+_YES, _NO = ("approve", "yes"), ("deny", "decline", "no")
 
 
 # The card
@@ -103,9 +104,9 @@ def text(message: Message) -> str:
     return said
 
 
-def decision(message: Message) -> tuple[bool, str | None]:
-    """Whether a call may be made, and what it came to where the agent does not know: the answer to a question that is
-    about a call. Raises A2A's errors."""
+def decision(message: Message) -> tuple[bool, str | None] | None:
+    """Whether a call may be made, if that is what a message says; and what the call came to, where the agent lost
+    that. As data, `{"approved": true}`, or in a word."""
     for part in message.parts:
         if part.HasField("data"):
             match MessageToDict(part.data):
@@ -113,14 +114,8 @@ def decision(message: Message) -> tuple[bool, str | None]:
                     return approved, result
                 case {"approved": bool(approved)}:
                     return approved, None
-    match text(message).lower():
-        case "approve" | "yes":
-            return True, None
-        case "deny" | "no":
-            return False, None
-    raise InvalidParamsError(
-        'this question is about a call; answer approve or deny, or with the data {"approved": true}'
-    )
+    word = " ".join(part.text for part in message.parts).strip().lower()
+    return (word in _YES, None) if word in _YES + _NO else None
 
 
 def run_id(who: Principal, agent: str, message_id: str) -> str:
@@ -143,6 +138,11 @@ def settled(view: View) -> bool:
     return view.state in ENDED or view.state == "input-required"
 
 
+def at_work(view: View) -> View:
+    """A run whose question was answered, before it says so itself."""
+    return view.model_copy(update={"state": "working", "question": None, "operation": None})
+
+
 def task(view: View) -> Task:
     asked = Message(message_id=f"{view.id}/task", role=Role.ROLE_USER, parts=[Part(text=view.task)])
     return Task(
@@ -160,8 +160,8 @@ def status(view: View) -> TaskStatus:
     if said:
         parts = [Part(text=said, media_type="text/plain")]
         if view.state == "input-required" and view.operation is not None:
-            choice = {"operation": view.operation, "answers": [{"approved": True}, {"approved": False}]}
-            parts.append(Part(data=ParseDict(choice, Value()), media_type="application/json"))
+            about = ParseDict({"operation": view.operation}, Value())
+            parts.append(Part(data=about, media_type="application/json"))
         number = moment(view.updated).ToMilliseconds()
         message = Message(message_id=f"{view.id}/{view.state}/{number}", role=Role.ROLE_AGENT, parts=parts)
         found.message.CopyFrom(_placed(message, view))
@@ -191,20 +191,23 @@ async def follow(runs: Runs, who: Principal, view: View, poll_s: float) -> Async
             yield view
 
 
-async def settle(runs: Runs, who: Principal, view: View, poll_s: float) -> View:
-    """The run once it has ended or asks."""
-    if settled(view):
+async def settle(runs: Runs, who: Principal, view: View, poll_s: float, answered: bool) -> View:
+    """The run once it has ended or asks. A question that was `answered` can still be there for a moment, where it is a
+    sub-agent's."""
+    if settled(view) and not answered:
         return view
     async with aclosing(follow(runs, who, view, poll_s)) as news:  # type: ignore[type-var]
         return await anext(item async for item in news if isinstance(item, View))
 
 
-async def events(runs: Runs, who: Principal, view: View, poll_s: float, beyond_questions: bool) -> AsyncIterator[Event]:
+async def events(
+    runs: Runs, who: Principal, view: View, poll_s: float, *, answered: bool = False, beyond: bool = False
+) -> AsyncIterator[Event]:
     """A stream (3.1.2, 3.1.6): the task, an update for each step of its run, its artifact and how it ended. All streams
-    of a run say the same, because its journal does. It ends with the run; or where it asks, unless `beyond_questions`.
+    of a run say the same, because its journal does. It ends with the run; or where it asks, unless it goes `beyond`.
     """
-    yield task(view)
-    if view.state == "input-required" and not beyond_questions:
+    yield task(at_work(view) if answered else view)
+    if view.state == "input-required" and not answered and not beyond:
         return
     async with aclosing(follow(runs, who, view, poll_s)) as news:  # type: ignore[type-var]
         async for item in news:
@@ -219,7 +222,7 @@ async def events(runs: Runs, who: Principal, view: View, poll_s: float, beyond_q
                     task_id=view.id, context_id=view.thread, artifact=artifact, last_chunk=True
                 )
             yield TaskStatusUpdateEvent(task_id=view.id, context_id=view.thread, status=status(item))
-            if item.state == "input-required" and not beyond_questions:
+            if item.state == "input-required" and not beyond:
                 return
 
 

@@ -1,7 +1,8 @@
 """An agent elsewhere as a tool: it is asked over A2A, and what its task comes to is the result.
 
-Its card says what it is, and a model believes what it is told. So the settings pin the card by its digest: one that
-says anything else than when somebody agreed to it is not used until somebody agrees again.
+Its card says what it is, and a model believes what it is told. So the settings pin the card by its digest: an agent
+whose card says anything else than when somebody agreed to it is not asked until somebody agrees again. The card as it
+was then is kept under state, so the tools are there whether or not the agent answers just now.
 """
 
 from __future__ import annotations
@@ -9,9 +10,13 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import logging
+import math
 import os
+import time
 from collections.abc import Mapping
 from contextlib import aclosing, suppress
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -34,14 +39,19 @@ from a2a.types.a2a_pb2 import (
 )
 from a2a.utils.constants import AGENT_CARD_WELL_KNOWN_PATH, TransportProtocol
 from a2a.utils.errors import A2AError
-from google.protobuf.json_format import MessageToDict
+from google.protobuf.json_format import MessageToDict, Parse, ParseError
 
+from cluster.auth import write_private
 from cluster.settings import Strict
 from services.agents.a2a_tasks import MEDIA, REPEATABLE
-from services.agents.tools import Invocation, Result, Tool, ToolError
+from services.agents.tools import NAME, Invocation, Result, Tool, ToolError
+
+logger = logging.getLogger(__name__)
 
 CARD_S = 10.0
 """Longest that a card may take, and a connection."""
+CHECK_S = 300.0
+"""How long a card counts as it was when it was last looked at."""
 SILENCE_S = 60.0
 """Longest that a stream may say nothing (servers send a comment every 15 s) before its task is asked for instead."""
 GRACE_S = 5.0
@@ -76,15 +86,40 @@ class RemoteAgent(Strict):
     """How often a task is asked for that cannot be followed."""
 
 
+class RemoteAgentsSettings(Strict):
+    """Agents elsewhere, by the names that their tools get."""
+
+    agents: dict[str, RemoteAgent] = {}
+
+
+async def tools(settings: RemoteAgentsSettings, state: Path) -> list[Tool]:
+    """Of all agents that the settings name. One that cannot be used is left out, and the log says why."""
+    return [tool for name, agent in settings.agents.items() for tool in await _tools(name, agent, state)]
+
+
+async def _tools(name: str, agent: RemoteAgent, state: Path) -> list[Tool]:
+    try:
+        return await connect(name, agent, state)
+    except ValueError as error:
+        logger.warning("%s", error)
+        return []
+
+
 async def connect(
     name: str,
     settings: RemoteAgent,
+    state: Path,
     environment: Mapping[str, str] = os.environ,
     transport: httpx.AsyncBaseTransport | None = None,
 ) -> list[Tool]:
-    """The tools of one remote agent. Raises `ValueError` if it cannot be reached or its card is not the pinned one."""
+    """The tools of one remote agent. Raises `ValueError` if it cannot be had or its card is not the pinned one."""
+    if not NAME.fullmatch(name):
+        raise ValueError(f"{name!r} is no name for an agent; use up to 64 letters, digits, _ and -")
     remote = Remote(name, settings, environment, transport)
-    await remote.meet()
+    kept = state / "agents" / "cards" / f"{name}.json"
+    if not (kept.exists() and remote.agrees(_parsed(kept.read_bytes()))):
+        remote.take(await remote.fetch())
+        write_private(kept, json.dumps(MessageToDict(remote.card)).encode())
     return remote.tools()
 
 
@@ -106,34 +141,45 @@ class Remote:
     ) -> None:
         self._name, self._settings, self._transport = name, settings, transport
         self._headers = _authorization(name, settings, environment)
-        self._card = AgentCard()
+        self.card = AgentCard()
+        """As it was agreed to."""
+        self._checked = -math.inf
 
-    async def meet(self) -> None:
-        """Fetch the card, and keep it if it is the one that somebody agreed to."""
-        base, path = _place(self._settings.url)
+    def agrees(self, card: AgentCard) -> bool:
+        """Take a card if it is the pinned one."""
+        if digest(card) != self._settings.digest:
+            return False
+        self.card, self._near = card, _near(card, self._settings.url)
+        return True
+
+    def take(self, card: AgentCard) -> None:
+        """The same of a card that was just fetched. Raises `ValueError` that says what to do."""
+        if not self.agrees(card):
+            why = "has changed" if self._settings.digest else "is not pinned yet"
+            where, found = "".join(_place(self._settings.url)), digest(card)
+            raise ValueError(
+                f"the card of agent {self._name} {why}; read {where}, and if you agree set its digest to {found}"
+            )
+        self._checked = time.monotonic()
+
+    async def fetch(self) -> AgentCard:
         try:
             async with self._http() as http, asyncio.timeout(CARD_S):
-                card = await A2ACardResolver(http, base, path).get_agent_card()
+                return await A2ACardResolver(http, *_place(self._settings.url)).get_agent_card()
         except (A2AError, TimeoutError, httpx.InvalidURL) as error:
             raise ValueError(f"the card of agent {self._name} cannot be had: {error or 'it took too long'}") from None
-        if (found := digest(card)) != self._settings.digest:
-            why = "has changed" if self._settings.digest else "is not pinned yet"
-            raise ValueError(
-                f"the card of agent {self._name} {why}; read {base}{path}, and if you agree set its digest to {found}"
-            )
-        self._card = _near(card, self._settings.url)
 
     def tools(self) -> list[Tool]:
-        skills = "".join(f"\n- {skill.name}: {skill.description}" for skill in self._card.skills)
+        skills = "".join(f"\n- {skill.name}: {skill.description}" for skill in self.card.skills)
         common: dict[str, Any] = {"owner": f"a2a:{self._name}", "timeout_s": self._settings.timeout_s + GRACE_S}
         message = {"type": "string", "minLength": 1}
         return [
             Tool(
                 name=self._name,
-                description=f"Ask another agent. {self._card.description}{skills}",
+                description=f"Ask another agent. {self.card.description}{skills}",
                 schema=_object(message=message | {"description": "What it is to do, with all that it needs to know."}),
                 run=self.ask,
-                idempotent=find_extension_by_uri(self._card, REPEATABLE) is not None,
+                idempotent=find_extension_by_uri(self.card, REPEATABLE) is not None,
                 **common,
             ),
             Tool(
@@ -153,6 +199,7 @@ class Remote:
 
     async def _said(self, call: Invocation, task: str) -> Result:
         """What comes of a message; its id is the operation's, so that a server can tell a repetition."""
+        await self._still_agreed()
         parts = [Part(text=call.arguments["message"], media_type=MEDIA[0])]
         message = Message(message_id=call.operation, task_id=task, role=Role.ROLE_USER, parts=parts)
         async with self._http() as http:
@@ -168,9 +215,17 @@ class Remote:
             except A2AError as error:
                 raise ToolError(f"{self._name} cannot do that: {error.message}") from None
 
+    async def _still_agreed(self) -> None:
+        if time.monotonic() - self._checked > CHECK_S:
+            try:
+                self.take(await self.fetch())
+            except ValueError as error:
+                logger.warning("%s", error)
+                raise ToolError(f"{self._name} cannot be asked now; do without it") from None
+
     @property
     def _repeatable(self) -> bool:
-        return find_extension_by_uri(self._card, REPEATABLE) is not None
+        return find_extension_by_uri(self.card, REPEATABLE) is not None
 
     def _http(self) -> httpx.AsyncClient:
         return httpx.AsyncClient(
@@ -181,7 +236,7 @@ class Remote:
         )
 
     def _client(self, http: httpx.AsyncClient) -> Client:
-        streams = self._card.capabilities.streaming
+        streams = self.card.capabilities.streaming
         return ClientFactory(
             ClientConfig(
                 streaming=streams,
@@ -190,7 +245,7 @@ class Remote:
                 supported_protocol_bindings=list(_BINDINGS),
                 accepted_output_modes=list(MEDIA),
             )
-        ).create(self._card)
+        ).create(self._near)
 
     def _result(self, outcome: Task | Message) -> Result:
         if isinstance(outcome, Message):
@@ -274,6 +329,13 @@ def _authorization(name: str, settings: RemoteAgent, environment: Mapping[str, s
     if not (value := environment.get(settings.authorization)):
         raise ValueError(f"agent {name} wants the environment variable {settings.authorization}, which is not set")
     return {"authorization": value}
+
+
+def _parsed(kept: bytes) -> AgentCard:
+    try:
+        return Parse(kept, AgentCard(), ignore_unknown_fields=True)
+    except ParseError:
+        return AgentCard()  # of another release: fetched again
 
 
 def _place(url: str) -> tuple[str, str]:

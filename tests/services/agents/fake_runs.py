@@ -2,8 +2,10 @@
 
     step                something happens
     wait                nothing does, until `release`
-    ask QUESTION        the run wants input; what is said becomes its memory
-    call QUESTION       the run wants an approval; a denial lets it fail
+    ask QUESTION        the run wants words; what is said becomes its memory
+    tool QUESTION       the same, but it is a call that asks
+    child QUESTION      the same, but a sub-agent asks: the run shows the question a little longer
+    call QUESTION       the run wants a yes or no; a no lets it fail
     say ANSWER          it is completed; `{}` stands for what was said
     fail REASON         reject REASON
 
@@ -31,6 +33,8 @@ class _Run:
     released: asyncio.Event = field(default_factory=asyncio.Event)
     answers: asyncio.Queue[Any] = field(default_factory=asyncio.Queue)
     said: str = ""
+    verb: str = ""
+    """Of the question."""
     work: asyncio.Task[None] | None = None
 
 
@@ -99,10 +103,16 @@ class FakeRuns:
                 return
 
     async def say(self, who: Principal, run: str, text: str) -> View:
-        return await self._answered(self._own(who, run), text)
+        one = self._own(who, run)
+        if one.verb == "call":
+            raise ValueError(f"run {run} wants a yes or no; approve or decline")
+        return await self._answered(one, text)
 
     async def approve(self, who: Principal, run: str, approved: bool, result: str | None = None) -> View:
-        return await self._answered(self._own(who, run), approved if result is None else result)
+        one = self._own(who, run)
+        if one.verb != "call":
+            raise ValueError(f"run {run} wants an answer in words")
+        return await self._answered(one, approved if result is None else result)
 
     async def cancel(self, who: Principal, run: str) -> View:
         one = self._own(who, run)
@@ -123,7 +133,8 @@ class FakeRuns:
     async def _answered(self, one: _Run, answer: Any) -> View:
         if one.view.state != "input-required":
             raise ValueError(f"run {one.view.id} does not ask")
-        await self._write(one, "answered", state="working", question=None, operation=None)
+        if one.verb != "child":
+            await self._write(one, "answered", state="working", question=None, operation=None)
         one.answers.put_nowait(answer)
         return one.view
 
@@ -136,14 +147,15 @@ class FakeRuns:
                     await self._write(one, "stepped")
                 case "wait":
                     await one.released.wait()
-                case "ask":
-                    await self._write(one, "asked", state="input-required", question=rest)
-                    one.said = await one.answers.get()
-                case "call":
-                    await self._write(one, "asked", state="input-required", question=rest, operation="op-1")
-                    if not (answer := await one.answers.get()):
+                case "ask" | "tool" | "child" | "call":
+                    one.verb, operation = verb, None if verb == "ask" else "op-1"
+                    await self._write(one, "asked", state="input-required", question=rest, operation=operation)
+                    one.said = str(await one.answers.get())
+                    if verb == "child":
+                        await asyncio.sleep(0.05)
+                        await self._write(one, "answered", state="working", question=None, operation=None)
+                    if one.said == "False":
                         return await self._write(one, "ended", state="failed", reason="the call was denied")
-                    one.said = str(answer)
                 case "say":
                     answer = rest.replace("{}", one.said)
                     return await self._write(one, "ended", state="completed", answer=answer)

@@ -105,9 +105,8 @@ async def test_question_is_answered_by_a_further_message(state: Path, binding: s
 async def test_call_in_question_is_approved_or_denied(state: Path, part: Part, answer: str | None) -> None:
     async with world(state) as here, here.client(streaming=False) as client:
         (asked,) = await send(client, message("call Send the letter?\nsay {}"))
-        choice = asked.task.status.message.parts[1].data.struct_value
-        assert choice["operation"] == "op-1" and len(choice["answers"]) == 2
-        with pytest.raises(InvalidParamsError, match="approve or deny"):
+        assert asked.task.status.message.parts[1].data.struct_value["operation"] == "op-1"
+        with pytest.raises(InvalidParamsError, match="yes or no"):
             await send(client, message("perhaps", "m-2", task_id=asked.task.id))
         said = Message(message_id="m-3", task_id=asked.task.id, role=Role.ROLE_USER, parts=[part])
         (end,) = await send(client, said)
@@ -116,6 +115,24 @@ async def test_call_in_question_is_approved_or_denied(state: Path, part: Part, a
             assert end.task.status.message.parts[0].text == "the call was denied"
         else:
             assert end.task.artifacts[0].parts[0].text == answer
+
+
+@both
+@pytest.mark.parametrize("streaming", [True, False])
+@pytest.mark.parametrize("verb", ["tool", "child"])
+async def test_question_of_a_call_or_a_sub_agent_takes_words(
+    state: Path, binding: str, streaming: bool, verb: str
+) -> None:
+    async with world(state) as here, here.client(binding, streaming=False) as client:
+        (asked,) = await send(client, message(f"{verb} Window or aisle?\n{verb} Sure?\nsay {{}}"))
+        assert asked.task.status.message.parts[0].text == "Window or aisle?"
+        async with here.client(binding, streaming=streaming) as client:
+            last = (await send(client, message("window", "m-2", task_id=asked.task.id)))[-1]
+            status = last.status_update.status if streaming else last.task.status
+            assert status.message.parts[0].text == "Sure?"
+            await send(client, message("yes", "m-3", task_id=asked.task.id))
+            end = await client.get_task(GetTaskRequest(id=asked.task.id))
+            assert end.artifacts[0].parts[0].text == "yes"
 
 
 @both

@@ -8,12 +8,15 @@ from typing import Any
 
 import httpx
 import pytest
+from a2a.types.a2a_pb2 import AgentCard
+from google.protobuf.json_format import ParseDict
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from services.agents.toolbox.remote import RemoteAgent, connect
+from services.agents.toolbox.remote import RemoteAgent, RemoteAgentsSettings, connect, tools
+from services.agents.toolbox.remote import digest as card_digest
 from services.agents.tools import Caller, Invocation, Tool, Toolbox, ToolError
 from tests.services.agents.a2a_world import World, running, serving, until, world
 from tests.services.agents.fake_runs import FakeRuns
@@ -25,22 +28,24 @@ def call(operation: str = "op-1", **arguments: Any) -> Invocation:
     return Invocation(operation, arguments, CALLER)
 
 
-async def pinned(url: str, key: str, transport: httpx.AsyncBaseTransport | None = None, **more: Any) -> list[Tool]:
+async def pinned(
+    state: Path, url: str, key: str, transport: httpx.AsyncBaseTransport | None = None, **more: Any
+) -> list[Tool]:
     """The tools of the agent there, whatever its card says today."""
     environment = {"CLERK_KEY": f"Bearer {key}"}
     try:
-        await connect("clerk", RemoteAgent(url=url), environment, transport)
+        await connect("clerk", RemoteAgent(url=url), state, environment, transport)
         raise AssertionError("a card that nobody agreed to was used")
     except ValueError as error:
         digest = str(error).rpartition(" ")[2]
     settings = RemoteAgent(url=url, digest=digest, authorization="CLERK_KEY", poll_s=0.01, **more)
-    return await connect("clerk", settings, environment, transport)
+    return await connect("clerk", settings, state, environment, transport)
 
 
 @asynccontextmanager
 async def clerk(state: Path, **more: Any) -> AsyncIterator[tuple[World, Tool, Tool]]:
     async with world(state) as here:
-        ask, answer = await pinned(f"{here.url}/agents/clerk", here.key, **more)
+        ask, answer = await pinned(state, f"{here.url}/agents/clerk", here.key, **more)
         yield here, ask, answer
 
 
@@ -96,7 +101,7 @@ async def test_stream_that_breaks_is_followed_by_asking(state: Path) -> None:
             return response
 
     async with world(state) as here:
-        ask, _ = await pinned(f"{here.url}/agents/clerk", here.key, Breaking())
+        ask, _ = await pinned(state, f"{here.url}/agents/clerk", here.key, Breaking())
 
         async def release() -> None:
             await until(lambda: here.runs.started)
@@ -124,7 +129,7 @@ async def test_agent_without_streams_is_polled(state: Path) -> None:
         card["capabilities"]["streaming"] = False
 
     async with world(state) as here, changed(here, still) as url:
-        ask, _ = await pinned(url, here.key)
+        ask, _ = await pinned(state, url, here.key)
 
         async def release() -> None:
             await until(lambda: here.runs.started)
@@ -164,7 +169,7 @@ async def test_card_that_changed_needs_consent_again(state: Path) -> None:
     async with world(state) as here:
         async with changed(here, lambda card: None) as url:
             with pytest.raises(ValueError, match="not pinned yet") as first:
-                await connect("clerk", RemoteAgent(url=url))
+                await connect("clerk", RemoteAgent(url=url), state)
         digest = str(first.value).rpartition(" ")[2]
 
         def evil(card: dict[str, Any]) -> None:
@@ -172,8 +177,44 @@ async def test_card_that_changed_needs_consent_again(state: Path) -> None:
 
         async with changed(here, evil) as url:
             with pytest.raises(ValueError, match="has changed") as second:
-                await connect("clerk", RemoteAgent(url=url, digest=digest))
+                await connect("clerk", RemoteAgent(url=url, digest=digest), state)
             assert str(second.value).rpartition(" ")[2] != digest
+
+
+async def test_tools_are_there_while_the_agent_is_not_and_a_changed_card_is_noticed_at_the_call(state: Path) -> None:
+    words = ["Answers letters."]
+
+    def describe(card: dict[str, Any]) -> None:
+        card["description"] = words[0]
+
+    async with world(state) as here:
+        async with changed(here, describe) as url:
+            await pinned(state, url, here.key)
+            digest = json.loads((state / "agents" / "cards" / "clerk.json").read_text())
+            settings = RemoteAgent(url=url, digest=card_digest(ParseDict(digest, AgentCard())))
+            words[0] = "Sends letters to me."
+            (ask, _) = await connect("clerk", settings, state)
+            assert "Answers letters." in ask.description
+            with pytest.raises(ToolError, match="cannot be asked now"):
+                await ask.run(call(message="say Done."))
+        (ask, _) = await connect("clerk", settings, state)
+        with pytest.raises(ToolError, match="cannot be asked now"):
+            await ask.run(call(message="say Done."))
+        assert here.runs.started == 0
+
+
+async def test_one_agent_that_cannot_be_used_leaves_the_others_their_tools(
+    state: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with world(state) as here:
+        url = f"{here.url}/agents/clerk"
+        with pytest.raises(ValueError, match="not pinned yet") as first:
+            await connect("clerk", RemoteAgent(url=url), state)
+        good = RemoteAgent(url=url, digest=str(first.value).rpartition(" ")[2])
+        bad = RemoteAgent(url=f"{here.url}/agents/nobody", digest="0" * 32)
+        found = await tools(RemoteAgentsSettings(agents={"bad": bad, "clerk": good}), state)
+        assert [tool.name for tool in found] == ["clerk", "clerk_answer"]
+        assert "card of agent bad cannot be had" in caplog.text
 
 
 async def test_our_key_goes_to_the_card_s_own_address_alone(state: Path) -> None:
@@ -183,16 +224,16 @@ async def test_our_key_goes_to_the_card_s_own_address_alone(state: Path) -> None
 
     async with world(state) as here, changed(here, elsewhere) as url:
         with pytest.raises(ValueError, match="at the card's own address"):
-            await pinned(url, here.key)
+            await pinned(state, url, here.key)
 
 
 async def test_agent_that_cannot_be_had_says_why(state: Path) -> None:
     async with world(state) as here:
         with pytest.raises(ValueError, match="card of agent clerk cannot be had"):
-            await connect("clerk", RemoteAgent(url=f"{here.url}/agents/nobody"))
+            await connect("clerk", RemoteAgent(url=f"{here.url}/agents/nobody"), state)
         with pytest.raises(ValueError, match="CLERK_KEY, which is not set"):
-            await connect("clerk", RemoteAgent(url=here.url, authorization="CLERK_KEY"), {})
-        ask, _ = await pinned(f"{here.url}/agents/clerk", "no-key")
+            await connect("clerk", RemoteAgent(url=here.url, authorization="CLERK_KEY"), state, {})
+        ask, _ = await pinned(state, f"{here.url}/agents/clerk", "no-key")
         with pytest.raises(ToolError, match="401"):
             await ask.run(call(message="say Done."))
     with pytest.raises(ToolError, match="cannot do that"):
