@@ -59,6 +59,16 @@ class Dataset:
     def holdout(self) -> list[Row]:
         return read_rows(self.path / "holdout")
 
+    def sampled(self) -> dict[str, list[dict[str, Any]]]:
+        """By row: `request_id`, `version`, `token_ids` and `logprobs` of each of its run's turns, as the engine gave
+        them. Only of training rows whose journal has them, and in which nothing had to be scrubbed."""
+        import json
+
+        import pyarrow.parquet as parquet
+
+        tables = (parquet.read_table(file) for file in sorted((self.path / "sampled").glob("*.parquet")))
+        return {row["row_id"]: json.loads(row["sampled"]) for table in tables for row in table.to_pylist()}
+
 
 @dataclass(frozen=True)
 class Row:
@@ -70,14 +80,22 @@ class Row:
     record_ids: list[str]
     """Request ids of the log's records that this row came from; empty for replay."""
     origin: str
-    """`log`, `replay` or `document`: that is one message of the assistant's."""
+    """`log`, `run` (of an agent), `replay` or `document`: that is one message of the assistant's."""
     session: str
     slice: str
-    """The tool that the target calls first, or `text`; of a document: its source."""
+    """The tool that the target calls first, or `text`; of a run: `agent:NAME`; of a document: its source."""
     options: dict[str, Any] = field(default_factory=dict)
     """What the request said about the form of prompt and answer (`prepare.OPTIONS`)."""
     rejected: dict[str, Any] | None = None
-    """The answer that was given, where the target is its correction."""
+    """The answer that was given, where the target is its correction; of two runs, the one that led to less."""
+
+    @property
+    def learnt(self) -> list[int]:
+        """Places of the messages to learn: the last one, and those of the assistant's before it with `weight` 1 (the
+        form of OpenAI's fine-tuning files)."""
+        *before, _ = self.messages
+        marked = [n for n, said in enumerate(before) if said.get("role") == "assistant" and said.get("weight") == 1]
+        return [*marked, len(before)]
 
 
 @dataclass(frozen=True)
