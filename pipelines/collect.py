@@ -13,6 +13,7 @@ there only if runs are: sessions, and templates of tasks (`task:NAME`), that a r
 from __future__ import annotations
 
 import json
+import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -25,7 +26,7 @@ from pipelines.artifacts import Snapshot
 from pipelines.recipe import RunSettings, WindowSettings
 from pipelines.steps import Run, TooLittle, manifest
 from pipelines.targets import Logged
-from pipelines.trajectories import Told
+from pipelines.trajectories import Journey, Sampled, Told
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 CODE = 1
 """Raised when the same inputs give another output than before."""
 DAY_S = 86_400
+RUNS = 1_000
+"""Whose conversations one worker puts together."""
 GROUP_ROWS = 2_000
 """Of a row group: what comes after reads the snapshot in parts of whole ones."""
 
@@ -105,7 +108,8 @@ def _collect(
         for request, entries in latest.items()
         if request not in within
     }
-    known = pa.table({"request_id": list(ranked), "feedback": list(ranked.values())})
+    texts = {"request_id": list(ranked), "feedback": list(ranked.values())}
+    known = pa.table(texts, schema=pa.schema([("request_id", pa.string()), ("feedback", pa.string())]))
 
     def join(batch: pa.Table) -> pa.Table:
         place = pc.index_in(batch["request_id"], value_set=known["request_id"].combine_chunks())
@@ -171,26 +175,35 @@ def _write_runs(
     import msgspec
     import pyarrow as pa
     import pyarrow.compute as pc
+    import pyarrow.parquet as parquet
+    import ray
 
     by_name = {run.run: run for run in runs}
     # Runs of one task come together where they are compared, else each run by itself.
     group = {run.run: run.task if settings.learn == "preferences" else run.run for run in runs}
-    parts = [(turn.request_id, run.run) for run in runs for turn in run.turns]
-    parts += [(f"{run.run}/{turn.number}", run.run) for run in runs for turn in run.turns]
-    known = pa.table({"id": [part for part, _ in parts], "run": [run for _, run in parts]})
-    known = known.append_column("group", pa.array([group[run] for _, run in parts], pa.string()))
+    parts = 1 + len(runs) // RUNS
+    pieces = [(turn.request_id, run.run) for run in runs for turn in run.turns]
+    pieces += [(f"{run.run}/{turn.number}", run.run) for run in runs for turn in run.turns]
+    known = pa.table(
+        {
+            "id": pa.array([piece for piece, _ in pieces], pa.string()),
+            "run": pa.array([run for _, run in pieces], pa.string()),
+            "group": pa.array([group[run] for _, run in pieces], pa.string()),
+            "part": pa.array([zlib.crc32(group[run].encode()) % parts for _, run in pieces], pa.int32()),
+        }
+    )
 
     def pick(batch: pa.Table) -> pa.Table:
         place = pc.index_in(batch["request_id"], value_set=known["id"].combine_chunks())
         picked = batch.select(["kind", "request_id", "body"])
-        for name in ("run", "group"):
+        for name in ("run", "group", "part"):
             picked = picked.append_column(name, known[name].take(place))
         return picked.filter(pc.is_valid(place))
 
-    def journeys(batch: pa.Table) -> pa.Table:
+    def journeys(rows: list[dict[str, Any]]) -> list[Journey]:
         records: dict[str, dict[str, Logged]] = defaultdict(dict)
-        tokens: dict[str, dict[int, trajectories.Sampled]] = defaultdict(dict)
-        for row in batch.to_pylist():
+        tokens: dict[str, dict[int, Sampled]] = defaultdict(dict)
+        for row in rows:
             if row["kind"] == "record":
                 records[row["run"]][row["request_id"]] = trajectories.logged(row["body"])
             else:
@@ -202,24 +215,34 @@ def _write_runs(
                 by_name[name], records[name], tokens[name], corrected, settings.sources
             )
         ]
-        if settings.learn == "preferences":
-            found = list(trajectories.preferences(found, settings.min_gap))
+        return list(trajectories.preferences(found, settings.min_gap)) if settings.learn == "preferences" else found
+
+    # A shuffle would start an actor for each of its parts. All blocks are in the object store already, where every task
+    # can look for its own rows.
+    picked = entries.map_batches(pick, batch_format="pyarrow", batch_size=None).to_arrow_refs()
+
+    def write(row: dict[str, Any]) -> dict[str, Any]:
+        blocks = [block for block in ray.get(picked) if block.num_rows]
+        mine = [block.filter(pc.equal(block["part"], row["part"])) for block in blocks]
+        by_group: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        for each in (each for block in mine for each in block.to_pylist()):
+            by_group[each["group"]].append(each)
+        found = [journey for name in sorted(by_group) for journey in journeys(by_group[name])]
         touches = [
             sorted({*each.sessions, *(name for session in each.sessions for name in templates.get(session, ()))})
             for each in found
         ]
-        return pa.table(
-            {
-                "request_id": pa.array([each.request_id for each in found], pa.string()),
-                "body": pa.array([msgspec.json.encode(each).decode() for each in found], pa.string()),
-                "feedback": pa.nulls(len(found), pa.string()),
-                "touches": pa.array(touches, pa.list_(pa.string())),
-            }
-        )
+        made = {
+            "request_id": pa.array([each.request_id for each in found], pa.string()),
+            "body": pa.array([msgspec.json.encode(each).decode() for each in found], pa.string()),
+            "feedback": pa.nulls(len(found), pa.string()),
+            "touches": pa.array(touches, pa.list_(pa.string())),
+        }
+        parquet.write_table(pa.table(made), out / f"runs-{row['part']:05}.parquet", row_group_size=GROUP_ROWS)
+        return row
 
-    picked = entries.map_batches(pick, batch_format="pyarrow", batch_size=None)
-    made = picked.groupby("group").map_groups(journeys, batch_format="pyarrow")
-    made.write_parquet(str(out), row_group_size=GROUP_ROWS)
+    numbers = [{"part": part} for part in range(parts)]
+    ray.data.from_items(numbers, override_num_blocks=parts).map(write).materialize()
 
 
 def _rows(out: Path) -> int:
