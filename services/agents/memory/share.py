@@ -5,11 +5,26 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable, Callable
 
+from cluster.auth import Principal
+from services.agents.contract import Runs
 from services.agents.memory.blackboard import Boards
 from services.agents.tools import Caller, Invocation, Result, Tool, ToolError
 
 Root = Callable[[Caller], Awaitable[str]]
 """The run that all others of the caller's tree come from: its own, if nobody spawned it."""
+
+
+def tree_of(runs: Runs) -> Root:
+    """From run to parent until there is none."""
+
+    async def root(caller: Caller) -> str:
+        who, run = Principal(caller.principal, caller.scopes), caller.run
+        while (parent := (await runs.get(who, run)).parent) is not None:
+            run = parent
+        return run
+
+    return root
+
 
 SCHEMA = {
     "type": "object",

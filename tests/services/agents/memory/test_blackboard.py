@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
+from cluster.auth import Principal
+from services.agents.contract import View
 from services.agents.memory.blackboard import Blackboards, Tree
 from services.agents.memory.settings import BoardSettings
-from services.agents.memory.share import share_memory
+from services.agents.memory.share import share_memory, tree_of
 from services.agents.tools import Caller, Invocation, Result, ToolError
 from tests.waiting import eventually
 
@@ -133,6 +135,23 @@ async def root(caller: Caller) -> str:
 def call(run: str, principal: str = "ann", operation: str = "", **arguments: str) -> Invocation:
     caller = Caller(principal, ("agents",), "shop", "assistant@0", run, "s")
     return Invocation(operation or uuid.uuid4().hex, arguments, caller)
+
+
+class Family:
+    """Runs of which only the parents are known."""
+
+    def __init__(self, **parents: str | None) -> None:
+        self._parents = parents
+
+    async def get(self, who: Principal, run: str) -> View:
+        given = {"agent": "a", "principal": who.id, "thread": "t", "state": "working", "task": "t"}
+        return View(id=run, parent=self._parents[run], created=0, updated=0, **given)
+
+
+async def test_a_tree_is_found_by_its_runs_parents() -> None:
+    find = tree_of(Family(top=None, child="top", grandchild="child", other=None))  # type: ignore[arg-type]
+    asked = [call(run, action="list").caller for run in ("top", "child", "grandchild", "other")]
+    assert [await find(caller) for caller in asked] == ["top", "top", "top", "other"]
 
 
 class TestShareMemory:
