@@ -15,8 +15,9 @@ step's output by the hash of what went into it: `run.step("train", inputs, make)
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +63,6 @@ class Dataset:
     def sampled(self) -> dict[str, list[dict[str, Any]]]:
         """By row: `request_id`, `version`, `token_ids` and `logprobs` of each of its run's turns, as the engine gave
         them. Only of training rows whose journal has them, and in which nothing had to be scrubbed."""
-        import json
-
         import pyarrow.parquet as parquet
 
         tables = (parquet.read_table(file) for file in sorted((self.path / "sampled").glob("*.parquet")))
@@ -96,6 +95,19 @@ class Row:
         *before, _ = self.messages
         marked = [n for n, said in enumerate(before) if said.get("role") == "assistant" and said.get("weight") == 1]
         return [*marked, len(before)]
+
+    def turns(self) -> list[Row]:
+        """A row for each message to learn, with it as the last one: what can be asked and measured by itself."""
+        messages, places = [unweighed(message) for message in self.messages], self.learnt
+        return [
+            replace(
+                self,
+                row_id=f"{self.row_id}:{place}" if len(places) > 1 else self.row_id,
+                messages=messages[: place + 1],
+                rejected=self.rejected if place == places[-1] else None,
+            )
+            for place in places
+        ]
 
 
 @dataclass(frozen=True)
@@ -133,17 +145,23 @@ class Evaluation:
     """For `candidate` and `champion`: means of the score and of the scorer's own parts, such as `tool_accuracy`."""
 
 
+def unweighed(message: dict[str, Any]) -> dict[str, Any]:
+    """A message without its mark: which ones are learnt is our word, and nobody else's."""
+    return {name: value for name, value in message.items() if name != "weight"} if "weight" in message else message
+
+
+def parsed(row: dict[str, Any]) -> Row:
+    """A row of a dataset's files."""
+    return Row(**{**row, **{name: json.loads(row[name]) for name in JSON_COLUMNS if row.get(name) is not None}})
+
+
 def read_rows(folder: Path) -> list[Row]:
     """All rows of a dataset's folder in the order of their ids, which no number of workers changes."""
     return sorted(_rows(folder), key=lambda row: row.row_id)
 
 
 def _rows(folder: Path) -> Iterator[Row]:
-    import json
-
     import pyarrow.parquet as parquet
 
     for file in sorted(folder.glob("*.parquet")):
-        for row in parquet.read_table(file).to_pylist():
-            parsed = {name: json.loads(row[name]) for name in JSON_COLUMNS if row.get(name) is not None}
-            yield Row(**{**row, **parsed})
+        yield from map(parsed, parquet.read_table(file).to_pylist())

@@ -24,10 +24,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines import holdout
-from pipelines.artifacts import Dataset, Snapshot
+from pipelines.artifacts import Dataset, Snapshot, parsed
 from pipelines.duplicates import HASHES, Shingles, clear, common, signatures
 from pipelines.parts import Parts, Places
-from pipelines.prepare import LIGHT, TEXTS, prepare_batch, turns
+from pipelines.prepare import LIGHT, TEXTS, prepare_batch
 from pipelines.recipe import CurationSettings
 from pipelines.replay import replay, source_of
 from pipelines.rows import columns, over, save, schema, write
@@ -184,12 +184,12 @@ def _turns(parts: Parts, places: Places) -> list[dict[str, Any]]:
     """The turns of the runs among some rows: each will be asked."""
     if not len(places):
         return []
-    rows = parts.take(places, ["row_id", "messages", "rejected", "origin"]).to_pylist()
-    return [turn for row in rows if row["origin"] == "run" for turn in turns(row)]
+    rows = parts.take(places, [*TEXTS, "origin"]).to_pylist()
+    return [turn for row in rows if row["origin"] == "run" for turn in _apart({**row, "record_ids": []})]
 
 
 def _apart(row: dict[str, Any]) -> list[dict[str, Any]]:
-    return turns(row) if row["origin"] == "run" else [row]
+    return [columns(turn) for turn in parsed(row).turns()] if row["origin"] == "run" else [row]
 
 
 def _chosen_rows(parts: Parts, chosen: pa.Table) -> pa.Table:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from cluster.records import Message
+from pipelines.artifacts import unweighed
 from pipelines.duplicates import HASHES, Shingles, bands, signatures
 from pipelines.recipe import CurationSettings
 from pipelines.scrub import Scrubber
@@ -72,7 +73,7 @@ def prepare(body: str, feedback: str, settings: CurationSettings) -> dict[str, A
     try:
         answer = choose(record, msgspec.json.decode(feedback), settings.min_score)
         scrubber = Scrubber(settings.scrub)
-        messages = [scrubber.message(_unweighed(message)) for message in record.messages]
+        messages = [scrubber.message(unweighed(message)) for message in record.messages]
         answer = target(scrubber.message(answer), tools)
     except Unusable as reason:
         return {"row_id": record.request_id, "dropped": str(reason)}
@@ -108,7 +109,7 @@ def prepare_run(body: str, settings: CurationSettings) -> dict[str, Any]:
         return {"row_id": run.request_id, "dropped": "low reward"}
     tools, tools_text, offered = _tools(bytes(run.tools))
     scrubber = Scrubber(settings.scrub)
-    messages = [scrubber.message(_unweighed(message)) for message in run.messages]
+    messages = [scrubber.message(unweighed(message)) for message in run.messages]
     rejected = run.rejected and scrubber.message(run.rejected)
     learnt = []
     for turn in run.turns:
@@ -158,28 +159,6 @@ def prepare_run(body: str, settings: CurationSettings) -> dict[str, Any]:
         "ids": run.record_ids,
         "sampled": _write(sampled).decode() if sampled else None,
     }
-
-
-def turns(row: dict[str, Any]) -> list[dict[str, Any]]:
-    """A dataset's row of a run as rows of one turn each: what can be asked and measured by itself."""
-    messages = msgspec.json.decode(row["messages"])
-    last = len(messages) - 1
-    places = [place for place, message in enumerate(messages) if message.get("weight") == 1]
-    messages = [_unweighed(message) for message in messages]
-    return [
-        {
-            **row,
-            "row_id": f"{row['row_id']}:{place}",
-            "messages": _write(messages[: place + 1]).decode(),
-            "rejected": row["rejected"] if place == last else None,
-        }
-        for place in [*places, last]
-    ]
-
-
-def _unweighed(message: Message) -> Message:
-    """Which turns are learnt is not for a caller to say (`Row.learnt`)."""
-    return {name: value for name, value in message.items() if name != "weight"} if "weight" in message else message
 
 
 def _same_ids(said: Message, before: Message) -> Message:

@@ -15,7 +15,7 @@ from pipelines import holdout, trajectories
 from pipelines.artifacts import Dataset, Row
 from pipelines.collect import collect
 from pipelines.curate import curate
-from pipelines.prepare import prepare_run, turns
+from pipelines.prepare import prepare_run
 from pipelines.recipe import CurationSettings, Recipe, RunSettings, find
 from pipelines.steps import Run, TooLittle, manifest
 from pipelines.trajectories import Journey, Told
@@ -218,10 +218,10 @@ class TestRows:
 
     def test_each_turn_can_be_asked_by_itself(self) -> None:
         [row] = prepared(run("a", "Oslo?", [weather("Oslo"), weather("Rome"), said("Go.")], 1.0))
-        asked = turns({**row, "rejected": None})
-        assert [row["row_id"] for row in asked] == ["a:2", "a:4", "a:6"]
-        assert [len(json.loads(row["messages"])) for row in asked] == [3, 5, 7]
-        assert "weight" not in "".join(row["messages"] for row in asked)
+        asked = Row("a", json.loads(row["messages"]), [], [], "run", "s", "agent:shop").turns()
+        assert [row.row_id for row in asked] == ["a:2", "a:4", "a:6"]
+        assert [len(row.messages) for row in asked] == [3, 5, 7]
+        assert "weight" not in str(asked)
 
 
 class TestPreferences:
