@@ -66,6 +66,10 @@ class Sampled(msgspec.Struct):
     logprobs: Any = None
 
 
+class _Event(msgspec.Struct):
+    event: str
+
+
 class _Step(msgspec.Struct):
     run: str
     number: int
@@ -143,6 +147,7 @@ class Journey(Logged):
     """Of a preference: what another run said in place of the last message."""
 
 
+_event = msgspec.json.Decoder(_Event).decode
 _brief = msgspec.json.Decoder(Brief).decode
 packed = msgspec.msgpack.Encoder().encode
 """A brief as bytes, and back."""
@@ -155,9 +160,9 @@ _canonical = msgspec.json.Encoder(order="deterministic").encode
 
 def brief(body: str) -> Brief | None:
     """A step of the log in a few words; None for an event that says nothing of how the run went."""
+    if _event(body).event not in BRIEF:
+        return None  # what else its body says is its own affair
     told = _brief(body)
-    if told.event not in BRIEF:
-        return None
     said = told.body
     if told.event == "start":
         said.task = _digest([told.agent, said.task])
