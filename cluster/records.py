@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, computed_field
 
 Message = dict[str, Any]
 """A chat message in OpenAI's form: `role`, `content`, `tool_calls`, `tool_call_id`."""
@@ -95,6 +95,12 @@ class Step(Frozen):
     """Who wrote it: the log's writer of one replica."""
     event: str
     body: dict[str, Any] = {}
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def score(self) -> float | None:
+        """Of a reward: the log's table has it as a column, as it has feedback's."""
+        return self.body.get("score") if self.event == "reward" else None
 
 
 Entry = Record | Feedback | Step

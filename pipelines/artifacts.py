@@ -15,8 +15,9 @@ step's output by the hash of what went into it: `run.step("train", inputs, make)
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,14 @@ class Dataset:
     def holdout(self) -> list[Row]:
         return read_rows(self.path / "holdout")
 
+    def sampled(self) -> dict[str, list[dict[str, Any]]]:
+        """By row: `request_id`, `version`, `token_ids` and `logprobs` of each of its run's turns, as the engine gave
+        them. Only of training rows whose journal has them, and in which nothing had to be scrubbed."""
+        import pyarrow.parquet as parquet
+
+        tables = (parquet.read_table(file) for file in sorted((self.path / "sampled").glob("*.parquet")))
+        return {row["row_id"]: json.loads(row["sampled"]) for table in tables for row in table.to_pylist()}
+
 
 @dataclass(frozen=True)
 class Row:
@@ -70,14 +79,35 @@ class Row:
     record_ids: list[str]
     """Request ids of the log's records that this row came from; empty for replay."""
     origin: str
-    """`log`, `replay` or `document`: that is one message of the assistant's."""
+    """`log`, `run` (of an agent), `replay` or `document`: that is one message of the assistant's."""
     session: str
     slice: str
-    """The tool that the target calls first, or `text`; of a document: its source."""
+    """The tool that the target calls first, or `text`; of a run: `agent:NAME`; of a document: its source."""
     options: dict[str, Any] = field(default_factory=dict)
     """What the request said about the form of prompt and answer (`prepare.OPTIONS`)."""
     rejected: dict[str, Any] | None = None
-    """The answer that was given, where the target is its correction."""
+    """The answer that was given, where the target is its correction; of two runs, the one that led to less."""
+
+    @property
+    def learnt(self) -> list[int]:
+        """Places of the messages to learn: the last one, and those of the assistant's before it with `weight` 1 (the
+        form of OpenAI's fine-tuning files)."""
+        *before, _ = self.messages
+        marked = [n for n, said in enumerate(before) if said.get("role") == "assistant" and said.get("weight") == 1]
+        return [*marked, len(before)]
+
+    def turns(self) -> list[Row]:
+        """A row for each message to learn, with it as the last one: what can be asked and measured by itself."""
+        messages, places = [unweighed(message) for message in self.messages], self.learnt
+        return [
+            replace(
+                self,
+                row_id=f"{self.row_id}:{place}" if len(places) > 1 else self.row_id,
+                messages=messages[: place + 1],
+                rejected=self.rejected if place == places[-1] else None,
+            )
+            for place in places
+        ]
 
 
 @dataclass(frozen=True)
@@ -115,17 +145,23 @@ class Evaluation:
     """For `candidate` and `champion`: means of the score and of the scorer's own parts, such as `tool_accuracy`."""
 
 
+def unweighed(message: dict[str, Any]) -> dict[str, Any]:
+    """A message without its mark: which ones are learnt is our word, and nobody else's."""
+    return {name: value for name, value in message.items() if name != "weight"} if "weight" in message else message
+
+
+def parsed(row: dict[str, Any]) -> Row:
+    """A row of a dataset's files."""
+    return Row(**{**row, **{name: json.loads(row[name]) for name in JSON_COLUMNS if row.get(name) is not None}})
+
+
 def read_rows(folder: Path) -> list[Row]:
     """All rows of a dataset's folder in the order of their ids, which no number of workers changes."""
     return sorted(_rows(folder), key=lambda row: row.row_id)
 
 
 def _rows(folder: Path) -> Iterator[Row]:
-    import json
-
     import pyarrow.parquet as parquet
 
     for file in sorted(folder.glob("*.parquet")):
-        for row in parquet.read_table(file).to_pylist():
-            parsed = {name: json.loads(row[name]) for name in JSON_COLUMNS if row.get(name) is not None}
-            yield Row(**{**row, **parsed})
+        yield from map(parsed, parquet.read_table(file).to_pylist())

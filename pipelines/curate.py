@@ -1,4 +1,5 @@
-"""Step 2: from answers with feedback to a dataset: what to learn, what to measure on, and nothing that is in both.
+"""Step 2: from answers with feedback, and runs with rewards, to a dataset: what to learn, what to measure on, and
+nothing that is in both.
 
 The work on single rows (choosing, scrubbing, hashing) runs on Ray Data in parts that outlive a kill
 (`pipelines/parts.py`), and so does the writing of what was chosen. What needs all rows at once
@@ -8,11 +9,13 @@ The work on single rows (choosing, scrubbing, hashing) runs on Ray Data in parts
 from __future__ import annotations
 
 import heapq
+import itertools
 import json
 import shutil
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,16 +24,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines import holdout
-from pipelines.artifacts import Dataset, Snapshot
+from pipelines.artifacts import Dataset, Snapshot, parsed
 from pipelines.duplicates import HASHES, Shingles, clear, common, signatures
 from pipelines.parts import Parts, Places
 from pipelines.prepare import LIGHT, TEXTS, prepare_batch
 from pipelines.recipe import CurationSettings
 from pipelines.replay import replay, source_of
 from pipelines.rows import columns, over, save, schema, write
-from pipelines.selection import select
+from pipelines.selection import select, touching
 from pipelines.steps import Run, TooLittle, digest, manifest
 from pipelines.targets import Logged, spoken
+from pipelines.trajectories import TASK
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -69,22 +73,28 @@ def _curate(state: Path, alias: str, snapshot: Snapshot, settings: CurationSetti
     light = parts.columns(list(LIGHT))
     usable = np.flatnonzero(light["dropped"].is_null().to_numpy())
     dropped, scrubbed = _counts(light["dropped"]), _scrubbed(light["scrubbed"])
-    light = light.drop_columns(["dropped", "scrubbed"]).take(usable)
+    light = light.drop_columns(["dropped", "scrubbed"]).rename_columns({"key": "session"}).take(usable)
+    ids = _ids(light)
 
     held = holdout.read(state, alias)
-    drawn = holdout.draw(_pairs(light), held, settings.holdout, alias)
-    old = _minima_of(held, ignored)
-    chosen = select(light, held, drawn, old, lambda places: _minima(parts, usable[places]), settings.near_duplicate)
+    drawn = holdout.draw(_pairs(light, held), held, settings.holdout, alias)
+    joins = _asked(light, drawn)
+    also = _sessions(light, joins)
+    old = np.concatenate([_minima_of(held.rows, ignored), _minima_of(_turns(parts, usable[joins]), ignored)])
+    away = replace(held, sessions=held.sessions | also)
+    chosen = select(light, away, drawn, old, lambda places: _minima(parts, usable[places]), settings.near_duplicate)
     dropped.update(chosen.dropped)
     if len(chosen.train) < settings.min_rows or not (held.rows or len(chosen.holdout)):
         raise TooLittle(_too_little(len(chosen.train), drawn.waiting, settings))
     slices = _counts(light["slice"].take(chosen.train["place"]))
     del light
-    train, measured = (_numbered(table, usable) for table in (chosen.train, chosen.holdout))
+    train, measured = (_numbered(table, usable, ids) for table in (chosen.train, chosen.holdout))
     if drawn.slices:
-        held = holdout.append(state, alias, drawn, _chosen_rows(parts, measured).to_pylist())
+        rows = [turn for row in _chosen_rows(parts, measured).to_pylist() for turn in _apart(row)]
+        held = holdout.append(state, alias, replace(drawn, sessions=drawn.sessions | also), rows)
 
     learnt = _write_chosen(parts, train, out / "train")
+    learnt += _write_sampled(parts, train, out / "sampled")
     again = _replay(state, alias, settings, train, held, ignored, dropped)
     learnt += write(out / "train" / "replay.parquet", again)
     asked = write(out / "holdout" / "holdout.parquet", list(held.rows))
@@ -107,7 +117,8 @@ def _curate(state: Path, alias: str, snapshot: Snapshot, settings: CurationSetti
 
 def _parts(state: Path, snapshot: Snapshot, settings: CurationSettings) -> Parts:
     """The snapshot's parts, some of them perhaps made already; those that other curations left behind go."""
-    made_of = [snapshot.path.name, settings.min_score, settings.scrub, settings.near_duplicate, CODE]
+    choices = [settings.min_score, settings.runs.min_reward, settings.scrub, settings.near_duplicate]
+    made_of = [snapshot.path.name, *choices, CODE]
     folder = state / "datasets" / f".prepared-{digest(made_of)[:16]}"
     _drop_parts(state, but=folder)
     return Parts(snapshot.path, folder)
@@ -129,25 +140,62 @@ def _minima(parts: Parts, places: Places) -> NDArray[np.uint32]:
     return minima
 
 
-def _minima_of(held: holdout.Held, ignored: Shingles) -> NDArray[np.uint32]:
-    return signatures([spoken(json.loads(row["messages"])[:-1]) for row in held.rows], ignored)
+def _minima_of(rows: Iterable[dict[str, Any]], ignored: Shingles) -> NDArray[np.uint32]:
+    return signatures([spoken(json.loads(row["messages"])[:-1]) for row in rows], ignored)
 
 
-def _numbered(table: pa.Table, usable: Places) -> pa.Table:
-    """What was chosen among usable rows, with the numbers of all rows, in their order."""
+def _numbered(table: pa.Table, usable: Places, ids: dict[str, list[str]]) -> pa.Table:
+    """What was chosen among usable rows, with the numbers of all rows, in their order, and the ids of the log's."""
     import pyarrow as pa
 
     places = pa.array(usable[table["place"].to_numpy()], pa.int64())
-    return table.set_column(0, "place", places).sort_by("place")
+    table = table.set_column(0, "place", places)
+    if ids:
+        known = [[row for one in each for row in ids.get(one, [one])] for each in table["record_ids"].to_pylist()]
+        table = table.set_column(1, "record_ids", pa.array(known, pa.list_(pa.string())))
+    return table.sort_by("place")
+
+
+def _ids(light: pa.Table) -> dict[str, list[str]]:
+    """By row: the log's rows that it came from, where these are not one record of its name."""
+    import pyarrow.compute as pc
+
+    runs = light.select(["row_id", "ids"]).filter(pc.is_valid(light["ids"]))
+    return dict(zip(runs["row_id"].to_pylist(), runs["ids"].to_pylist(), strict=True))
+
+
+def _asked(light: pa.Table, drawn: holdout.Draw) -> Places:
+    """The rows of a draw."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    sessions, slices = (pa.array(sorted(names), pa.string()) for names in (drawn.sessions, drawn.slices))
+    asked = pc.and_(pc.is_in(light["session"], value_set=sessions), pc.is_in(light["slice"], value_set=slices))
+    return np.flatnonzero(asked.to_numpy())
+
+
+def _sessions(light: pa.Table, asked: Places) -> frozenset[str]:
+    """What else is held out with the rows of a draw: the sessions that their runs were in."""
+    touches = light["touches"].take(asked).to_pylist()
+    return frozenset(one for each in touches for one in each or () if not one.startswith(TASK))
+
+
+def _turns(parts: Parts, places: Places) -> list[dict[str, Any]]:
+    """The turns of the runs among some rows: each will be asked."""
+    if not len(places):
+        return []
+    rows = parts.take(places, [*TEXTS, "origin"]).to_pylist()
+    return [turn for row in rows if row["origin"] == "run" for turn in _apart({**row, "record_ids": []})]
+
+
+def _apart(row: dict[str, Any]) -> list[dict[str, Any]]:
+    return [columns(turn) for turn in parsed(row).turns()] if row["origin"] == "run" else [row]
 
 
 def _chosen_rows(parts: Parts, chosen: pa.Table) -> pa.Table:
     """Chosen rows in a dataset's columns."""
-    import pyarrow as pa
-
-    rows = parts.take(chosen["place"].to_numpy(), list(TEXTS))
+    rows = parts.take(chosen["place"].to_numpy(), [*TEXTS, "origin"])
     rows = rows.append_column("record_ids", chosen["record_ids"])
-    rows = rows.append_column("origin", pa.repeat(pa.scalar("log"), len(rows)))
     return rows.select(schema().names).cast(schema())
 
 
@@ -170,6 +218,22 @@ def _write_chosen(parts: Parts, chosen: pa.Table, folder: Path) -> list[bytes]:
     return [digests for block in ray.get(written.to_arrow_refs()) for digests in block["digests"].to_pylist()]
 
 
+def _write_sampled(parts: Parts, chosen: pa.Table, folder: Path) -> list[bytes]:
+    """What the engine said of its tokens, of the chosen rows that have it; their digests."""
+    import pyarrow.compute as pc
+    import pyarrow.parquet as parquet
+
+    made: list[bytes] = []
+    for number, where in parts.split(chosen["place"].to_numpy()):
+        rows = parts.take(chosen["place"].to_numpy()[where], ["row_id", "sampled"])
+        rows = rows.filter(pc.is_valid(rows["sampled"]))
+        if len(rows):
+            folder.mkdir(exist_ok=True)
+            parquet.write_table(rows, folder / f"{number:05}.parquet")
+            made += [bytes.fromhex(digest(row)) for row in rows.to_pylist()]
+    return made
+
+
 def _replay(
     state: Path,
     alias: str,
@@ -187,7 +251,7 @@ def _replay(
     share = settings.replay.share
     wanted = replay(state, source, round(len(chosen) * share / (1 - share)), known, seed=0)
     held_ids = {request for row in held.rows for request in row["record_ids"]}
-    old, new = _minima_of(held, ignored), signatures([spoken(row.messages[:-1]) for row in wanted], ignored)
+    old, new = _minima_of(held.rows, ignored), signatures([spoken(row.messages[:-1]) for row in wanted], ignored)
     clean = [
         row
         for row, away in zip(wanted, clear(new, old, settings.near_duplicate), strict=True)
@@ -224,10 +288,14 @@ def _batches(folder: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
             yield from file.iter_batches(columns=columns)
 
 
-def _pairs(light: pa.Table) -> Iterator[tuple[str, str]]:
-    """Session and slice of each row."""
-    for batch in light.select(["session", "slice"]).to_batches():
-        yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
+def _pairs(light: pa.Table, held: holdout.Held) -> Iterator[tuple[str, str]]:
+    """Session and slice of each turn that may be learnt."""
+    import pyarrow as pa
+
+    free = light.filter(pa.array(~touching(light["touches"], held.sessions)))
+    for batch in free.select(["session", "slice", "turns"]).to_batches():
+        for session, name, count in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+            yield from itertools.repeat((session, name), count)
 
 
 def _counts(column: Any) -> Counter[str]:

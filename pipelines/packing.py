@@ -25,9 +25,19 @@ class Example:
     prompt_ids: list[int]
     answer_ids: list[int]
     row_id: str = ""
+    read: tuple[tuple[int, int], ...] = ()
+    """Stretches of the answer, from and to, that it only read: what its calls came to, what the user said next."""
 
     def __len__(self) -> int:
         return len(self.prompt_ids) + len(self.answer_ids)
+
+    @property
+    def labels(self) -> list[int]:
+        """Of the answer: what the model has to say, and `IGNORE` where it reads."""
+        labels = list(self.answer_ids)
+        for start, end in self.read:
+            labels[start:end] = [IGNORE] * (end - start)
+        return labels
 
     @property
     def row_ids(self) -> list[str]:
@@ -108,7 +118,7 @@ def pack(examples: Sequence[Example], max_tokens: int) -> list[Pack]:
             row += 1
             packs[-1].row_ids.append(examples[index].row_id)
             asked = len(examples[index].prompt_ids) - prefix
-            packs[-1].add(ids[prefix:], [IGNORE] * asked + examples[index].answer_ids, prefix, groups, row)
+            packs[-1].add(ids[prefix:], [IGNORE] * asked + examples[index].labels, prefix, groups, row)
     return packs
 
 
@@ -153,5 +163,5 @@ def pad(examples: Sequence[Example], pad_token_id: int) -> dict[str, Any]:
     return {
         "input_ids": grid([e.prompt_ids + e.answer_ids for e in examples], pad_token_id),
         "attention_mask": grid([[1] * len(e) for e in examples], 0),
-        "labels": grid([[IGNORE] * len(e.prompt_ids) + e.answer_ids for e in examples], IGNORE),
+        "labels": grid([[IGNORE] * len(e.prompt_ids) + e.labels for e in examples], IGNORE),
     }

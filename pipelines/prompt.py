@@ -29,6 +29,29 @@ def encode_row(tokenizer: PreTrainedTokenizerBase, row: Row) -> Example:
     return replace(example, row_id=row.row_id)
 
 
+def encode_turns(tokenizer: PreTrainedTokenizerBase, row: Row, max_tokens: int | None = None) -> list[Example]:
+    """A row with all of its turns that are learnt (`Row.learnt`), each in the tokens in which it was said.
+
+    They are one example where the template keeps earlier turns as they were. Where it rewrites them (thoughts are
+    dropped once they are history, say), or the example would be longer than `max_tokens`, the next turn begins another.
+    Raises as `encode` does.
+    """
+    examples: list[Example] = []
+    switches = row.options.get("chat_template_kwargs")
+    for place in row.learnt:
+        turn = encode(tokenizer, row.messages[: place + 1], row.tools, switches)
+        before = examples[-1] if examples else turn
+        whole = before.prompt_ids + before.answer_ids
+        goes_on = examples and turn.prompt_ids[: len(whole)] == whole
+        if not goes_on or (max_tokens and len(turn) > max_tokens):
+            examples.append(replace(turn, row_id=row.row_id))
+            continue
+        heard, start = turn.prompt_ids[len(whole) :], len(before.answer_ids)
+        answer_ids = before.answer_ids + heard + turn.answer_ids
+        examples[-1] = replace(before, answer_ids=answer_ids, read=(*before.read, (start, start + len(heard))))
+    return examples
+
+
 def encode(
     tokenizer: PreTrainedTokenizerBase,
     messages: list[dict[str, Any]],
@@ -75,6 +98,7 @@ def _function(given: dict[str, Any]) -> dict[str, Any]:
 def _message(message: dict[str, Any]) -> dict[str, Any]:
     """Calls carry `arguments` as a dict, and no content is empty content."""
     message = {**message, "content": message.get("content") or ""}
+    message.pop("weight", None)
     calls = message.pop("tool_calls", None) or []
     if calls:
         message["tool_calls"] = [{**call, "function": _called(call["function"])} for call in calls]

@@ -52,6 +52,24 @@ class ReplaySettings(Strict):
     reaches; a path: JSONL with `messages` and `tools`. Left out: `seed` on the seed model, `earlier` on any other."""
 
 
+class RunSettings(Strict):
+    """What is learnt from agents' runs that were rewarded."""
+
+    learn: Literal["trajectories", "preferences", "nothing"] = "trajectories"
+    """`trajectories`: what the model said in runs that went well; `preferences`, for the method `dpo`: where runs of
+    one task went apart, the turn that led to more rather than the one that led to less. With `nothing`, answers within
+    runs are taken one by one, by their feedback alone."""
+    min_reward: float = Field(default=0.75, ge=0, le=1)
+    """A run went well with at least this reward."""
+    min_gap: float = Field(default=0.5, gt=0, le=1)
+    """Difference of the mean rewards behind two turns from which one is preferred."""
+    sources: tuple[str, ...] = ("environment", "checker", "user", "judge")
+    """Sources of rewards, most trusted first; the first that spoke is believed. Feedback on an answer of a run is a
+    reward of its source. Sources not named come after these, the latest first."""
+    max_runs: int = Field(default=20_000, ge=1)
+    """The newest so many rewarded runs."""
+
+
 class CurationSettings(Strict):
     """What is worth learning."""
 
@@ -63,6 +81,7 @@ class CurationSettings(Strict):
     """Jaccard similarity of character 5-grams from which two prompts count as one."""
     min_rows: int = Field(default=64, ge=1)
     """Fewest training rows from the log; with less the cycle ends and says so."""
+    runs: RunSettings = RunSettings()
     holdout: HoldoutSettings = HoldoutSettings()
     replay: ReplaySettings = ReplaySettings()
 

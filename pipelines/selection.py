@@ -37,14 +37,17 @@ def select(
     """Which rows are kept, and where. Pure, and the same for any order of rows.
 
     `rows` has `row_id`, `time`, `session` and `slice`; `prompt`, a digest of the conversation and the tools offered,
-    white space aside; `target`, one of the answer and the tools; and `bands` (`duplicates.bands` as bytes). `old` are
-    the signatures of the rows that were held out before.
+    white space aside; `target`, one of the answer and the tools; and `bands` (`duplicates.bands` as bytes); perhaps
+    `touches`, what else keeps it from being learnt if it is held out. `old` are the signatures of the rows that were
+    held out before.
     """
     chooser = _Chooser(rows, signatures, threshold)
     dropped = chooser.dropped
     drawn_session, drawn_slice = _is_in(rows["session"], drawn.sessions), _is_in(rows["slice"], drawn.slices)
     asked = drawn_session & drawn_slice
     away = (drawn_session | _is_in(rows["session"], held.sessions)) & ~asked
+    if "touches" in rows.column_names:
+        away |= touching(rows["touches"], held.sessions | drawn.sessions) & ~asked
     waits = _is_in(rows["slice"], drawn.waiting) & ~away & ~asked
     dropped["of a held-out session"] += int(away.sum())
     dropped["waiting for more of its slice"] += int(waits.sum())
@@ -126,6 +129,18 @@ def _is_in(column: Any, values: Iterable[str]) -> NDArray[np.bool_]:
     import pyarrow.compute as pc
 
     return pc.is_in(column, value_set=pa.array(sorted(values), pa.string())).to_numpy()
+
+
+def touching(lists: Any, values: Iterable[str]) -> NDArray[np.bool_]:
+    """Which of the lists (None: an empty one) have one of the values in them."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    whole = lists.combine_chunks() if isinstance(lists, pa.ChunkedArray) else lists
+    found = np.zeros(len(whole), dtype=bool)
+    hits = pc.is_in(pc.list_flatten(whole), value_set=pa.array(sorted(values), pa.string()))
+    found[pc.list_parent_indices(whole).filter(hits).to_numpy()] = True
+    return found
 
 
 def _codes(column: Any) -> NDArray[np.int64]:

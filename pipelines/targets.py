@@ -9,6 +9,9 @@ import msgspec
 
 from cluster.records import Message
 
+OPTIONS = ("tool_choice", "response_format", "parallel_tool_calls", "chat_template_kwargs")
+"""What of the request's parameters decides prompt and well-formed answers; evaluation sends them again."""
+
 Feedback = tuple[float, Message | None, str]
 """Score, correction, source."""
 
@@ -19,6 +22,7 @@ class Logged(msgspec.Struct):
     request_id: str
     time: float
     session: str
+    version: str = ""
     messages: list[Message] = []
     tools: msgspec.Raw = msgspec.Raw(b"[]")
     """As they stand in the log: an application offers the same ones in all its requests."""
@@ -41,6 +45,24 @@ def choose(record: Logged, ranked: list[Feedback], min_score: float) -> Message:
     The most trusted source judges the answer: its correction is the target, else the answer itself if the score is high
     enough. If not, the answer is out, and the next source that gave a correction is heard.
     """
+    whole(record)
+    score, correction, _ = ranked[0]
+    if correction is None and score >= min_score:
+        if record.answer is None or record.finish_reason == "length":
+            raise Unusable("answer cut off")
+        return record.answer
+    corrections = [correction for _, correction, _ in ranked if correction is not None]
+    if not corrections:
+        raise Unusable("low score, no correction")
+    return corrections[0]
+
+
+def given_options(record: Logged) -> dict[str, Any]:
+    return {name: record.sampling[name] for name in OPTIONS if name in record.sampling}
+
+
+def whole(record: Logged) -> None:
+    """Raises `Unusable` for what is no whole exchange of texts."""
     if not record.stored:
         raise Unusable("not stored")
     if record.error is not None or record.status >= 400:
@@ -53,15 +75,6 @@ def choose(record: Logged, ranked: list[Feedback], min_score: float) -> Message:
         isinstance(message.get("content"), list) and not _only_text(message["content"]) for message in record.messages
     ):
         raise Unusable("not text")
-    score, correction, _ = ranked[0]
-    if correction is None and score >= min_score:
-        if record.answer is None or record.finish_reason == "length":
-            raise Unusable("answer cut off")
-        return record.answer
-    corrections = [correction for _, correction, _ in ranked if correction is not None]
-    if not corrections:
-        raise Unusable("low score, no correction")
-    return corrections[0]
 
 
 def target(message: Message, tools: list[dict[str, Any]]) -> Message:

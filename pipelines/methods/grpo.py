@@ -32,7 +32,7 @@ def prepare(task: Task) -> Work:
             f"{settings.prompts} prompts of a step cannot be shared by {task.workers} workers; "
             "make training.grpo.prompts a multiple of training.workers"
         )
-    rows = [row for row in task.rows if row.origin == "log"]
+    rows = [turn for row in task.rows if row.origin in ("log", "run") for turn in row.turns()]
     if len(rows) < settings.prompts:
         raise ValueError(
             f"a step takes {settings.prompts} prompts and there are {len(rows)} rows; lower training.grpo.prompts"

@@ -1,4 +1,5 @@
-"""Supervised fine-tuning: each row's answer, given its prompt. TRL's `SFTTrainer`, fed with packs.
+"""Supervised fine-tuning: each row's answer (of a run: each of its turns), given what came before. TRL's `SFTTrainer`,
+fed with packs.
 
 Shapes: B sequences of a micro-batch, T tokens of each, K positions with a label, V vocabulary.
 """
@@ -6,6 +7,7 @@ Shapes: B sequences of a micro-batch, T tokens of each, K positions with a label
 from __future__ import annotations
 
 import inspect
+from itertools import chain
 from typing import Any
 
 import torch.nn.functional as F
@@ -13,6 +15,7 @@ from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
 from pipelines import attention, packing, prompt
+from pipelines.artifacts import Row
 from pipelines.mentions import Mentions
 from pipelines.methods import Task, Work
 from pipelines.schedule import Plan
@@ -20,16 +23,20 @@ from pipelines.schedule import Plan
 
 def prepare(task: Task) -> Work:
     training, rows = task.training, task.rows
-    examples = [prompt.encode_row(task.tokenizer, row) for row in rows]
+
+    def encode(row: Row) -> list[packing.Example]:
+        return prompt.encode_turns(task.tokenizer, row, training.max_tokens)
+
+    examples = [encode(row) for row in rows]
     mentions = Mentions(rows)
 
     def vary(epoch: int) -> list[packing.Example]:
         mixture = mentions.mixture(rows, training.mention_replacement, f"{training.seed}-{epoch}")
         pairs = zip(mixture, rows, examples, strict=True)
-        encoded = [known if row is old else prompt.encode_row(task.tokenizer, row) for row, old, known in pairs]
-        return packing.fitting(encoded, training.max_tokens)[0]
+        encoded = [known if row is old else encode(row) for row, old, known in pairs]
+        return packing.fitting(list(chain.from_iterable(encoded)), training.max_tokens)[0]
 
-    return on_examples(task, examples, vary if training.mention_replacement else None)
+    return on_examples(task, list(chain.from_iterable(examples)), vary if training.mention_replacement else None)
 
 
 def on_examples(task: Task, examples: list[packing.Example], vary: Any = None) -> Work:

@@ -6,7 +6,7 @@ from itertools import islice
 
 import pytest
 
-from pipelines.packing import IGNORE, Example, collate, fitting, pack
+from pipelines.packing import IGNORE, Example, collate, fitting, pack, pad
 from pipelines.seed.corpus import scenes
 from pipelines.seed.pretrain import WEIGHTS, encode_scene
 
@@ -125,3 +125,15 @@ def test_identical_prompts_keep_a_token_of_their_own():
     assert packs[0].input_ids == [1, 2, 3, 4, 3, 5]
     assert packs[0].labels == [IGNORE, IGNORE, IGNORE, 4, IGNORE, 5]
     assert packs[0].position_ids == [0, 1, 2, 3, 2, 3]
+
+
+def test_what_a_run_only_read_is_not_learnt_packed_or_padded(torch, tiny):
+    run = Example([5, 6, 7], [8, 9, 10, 11, 12], read=((2, 4),))
+    assert run.labels == [8, 9, IGNORE, IGNORE, 12]
+    packed, padded = collate(pack([run, Example([5, 6, 8], [13])], 16), 0), pad([run], 0)
+    assert padded["labels"].tolist() == [[IGNORE] * 3 + run.labels]
+    assert [label for label in packed["labels"][0].tolist() if label != IGNORE] == [8, 9, 12, 13]
+    with torch.no_grad():
+        logits = tiny(**{k: v for k, v in collate(pack([run], 16), 0).items() if k != "labels"}).logits[0]
+        want = torch.nn.functional.cross_entropy(logits[[2, 3, 6]], torch.tensor([8, 9, 12]))
+        torch.testing.assert_close(tiny(**collate(pack([run], 16), 0)).loss, want)

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from pipelines import prompt
+from pipelines.artifacts import Row
+from pipelines.packing import IGNORE
 from pipelines.seed.corpus import scenes
 from pipelines.seed.pretrain import WEIGHTS, encode_scene
 from tests.e2e import tiny_qwen
@@ -115,3 +117,64 @@ def test_the_prompt_is_the_one_that_vllm_renders(model: str, tmp_path: Path):
                 config, tokenizer, said, tools=offered, tokenize=True, add_generation_prompt=True
             )
             assert prompt.encode(tokenizer, turns, tools).prompt_ids == served
+
+
+RUN = [
+    {"role": "system", "content": "You paint."},
+    ASKED,
+    {**called('{"what": "door"}'), "weight": 1},
+    {"role": "tool", "tool_call_id": "c", "content": "which colour?"},
+    {"role": "assistant", "content": "I guess red."},
+    {"role": "user", "content": "yes"},
+    {**called('{"colour": "red"}'), "weight": 1},
+    {"role": "tool", "tool_call_id": "c", "content": "done"},
+    {"role": "assistant", "content": "It is red."},
+]
+
+
+def run_row(messages: list[dict[str, Any]] = RUN) -> Row:
+    return Row("run-1", messages, [PAINT], [], "run", "s", "agent:painter")
+
+
+@pytest.mark.parametrize("model", ["seed", "qwen"])
+def test_a_run_learns_each_turn_in_the_tokens_of_its_own_request(model: str, tmp_path: Path):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(WEIGHTS if model == "seed" else tiny_qwen.build(tmp_path / "qwen"))
+    [example] = prompt.encode_turns(tokenizer, run_row())
+    turns = [prompt.encode(tokenizer, RUN[: place + 1], [PAINT]) for place in (2, 6, 8)]
+    assert example.row_id == "run-1" and example.prompt_ids == turns[0].prompt_ids
+    # All of it is what the engine reads and writes in the last request ...
+    assert example.prompt_ids + example.answer_ids == turns[-1].prompt_ids + turns[-1].answer_ids
+    # ... and learnt is what it wrote, and nothing that it read.
+    learnt = [token for token in example.labels if token != IGNORE]
+    assert learnt == [token for turn in turns for token in turn.answer_ids]
+    assert "which colour" not in tokenizer.decode(learnt) and "I guess" not in tokenizer.decode(learnt)
+
+
+def test_a_template_that_drops_thoughts_gives_each_turn_an_example_of_its_own(tokenizer):
+    template = tokenizer.chat_template
+    forgets = (
+        "{% for m in messages %}<{{ m.role }}>{% if m.role == 'assistant' and loop.last %}<think></think>{% endif %}"
+        "{{ m.content }}<|end|>{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    try:
+        tokenizer.chat_template = forgets
+        examples = prompt.encode_turns(tokenizer, run_row())
+        turns = [prompt.encode(tokenizer, RUN[: place + 1], [PAINT]) for place in (2, 6, 8)]
+        assert [example.labels for example in examples] == [turn.answer_ids for turn in turns]
+        assert [example.prompt_ids for example in examples] == [turn.prompt_ids for turn in turns]
+    finally:
+        tokenizer.chat_template = template
+
+
+def test_of_a_run_that_is_too_long_the_turns_that_fit_are_kept(tokenizer):
+    [whole] = prompt.encode_turns(tokenizer, run_row())
+    first, *rest = prompt.encode_turns(tokenizer, run_row(), len(whole) - 1)
+    assert first.prompt_ids == whole.prompt_ids and whole.answer_ids[: len(first.answer_ids)] == first.answer_ids
+    assert len(first) < len(whole) and [len(example) for example in rest] == [len(whole)]
+
+
+def test_a_row_of_one_answer_is_encoded_as_ever(tokenizer):
+    row = Row("r", TALK, [PAINT], [], "log", "s", "paint")
+    assert prompt.encode_turns(tokenizer, row) == [prompt.encode_row(tokenizer, row)]

@@ -53,6 +53,20 @@ def chosen(rows: list[Light], held: Held | None = None, drawn: Draw | None = Non
     return Chosen(by_id(found.train), by_id(found.holdout), found.dropped)
 
 
+def test_what_touches_something_held_out_is_not_learnt_but_may_be_asked() -> None:
+    rows = [light(n, text, session=f"s{n}") for n, text in enumerate(TEXTS)]
+    minima = signatures([row.prompt for row in rows])
+    keys = pa.array([one.tobytes() for one in bands(minima, 0.85)], pa.binary(128))
+    touches = pa.array([["s0", "task:a"], None, ["s2", "task:b"], ["s3", "s4"], ["task:a"]], pa.list_(pa.string()))
+    table = pa.Table.from_pylist([asdict(row) for row in rows])
+    table = table.append_column("bands", keys).append_column("touches", touches)
+    held, drawn = Held(sessions=frozenset({"task:a"})), Draw(frozenset({"a"}), frozenset({"s4"}))
+    found = select(table, held, drawn, signatures(()), lambda places: minima[places], 0.85)
+    assert [row["place"] for row in found.holdout.to_pylist()] == [4], "drawn, whatever else it touches"
+    assert sorted(row["place"] for row in found.train.to_pylist()) == [1, 2]
+    assert found.dropped["of a held-out session"] == 2
+
+
 def test_of_the_same_request_one_row_stays_and_keeps_all_ids() -> None:
     found = chosen([light(1, "play hurt"), light(2, "play hurt"), light(3, "will it rain in oslo")])
     assert found.train == {"r3": ["r3"], "r2": ["r1", "r2"]}
