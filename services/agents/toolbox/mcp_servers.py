@@ -106,6 +106,11 @@ class Link:
         self._tools: dict[str, Words] = {}
         self._listed_at = float("-inf")
 
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection, and nothing was heard of its end."""
+        return self._client is not None and not self._end.is_set()
+
     async def tools(self) -> dict[str, Words]:
         """What the server says of its tools, by name; not older than `check_s`. Raises `ToolError`."""
         client = await self._connected()
@@ -160,7 +165,7 @@ class Link:
 
     async def _connected(self) -> Client:
         async with self._lock:
-            if self._client is None or self._end.is_set():
+            if self._client is None or not self.connected:
                 await self.close()
                 ready: asyncio.Future[Client] = asyncio.get_running_loop().create_future()
                 self._end, self._listed_at = asyncio.Event(), float("-inf")

@@ -63,6 +63,10 @@ class McpTools:
             for name, words in tools.items()
         ]
 
+    def connected(self) -> dict[str, bool]:
+        """Which servers there are, and which of them are connected now."""
+        return {name: link.connected for name, link in self._links.items()}
+
     async def close(self) -> None:
         for link in self._links.values():
             await link.close()

@@ -1,0 +1,245 @@
+"""Agents on a running cluster, over HTTP and the command line: what they do, and what they survive."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+from cluster.log import Log
+from cluster.records import Record
+from tests.conftest import Cluster
+from tests.control.agents import ARGS
+from tests.control.conftest import ROOT
+from tests.waiting import eventually
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Two replicas of agents beside a model that says what it is told to."""
+    folder = tmp_path_factory.mktemp("agents")
+    cluster = Cluster.on_free_ports(folder / "state")
+    cluster = replace(cluster, variables={**cluster.variables, "PYTHONPATH": str(ROOT)})
+    cluster.state.mkdir()
+    agents = {"name": "agents", "route_prefix": "/agents", "import_path": "tests.control.agents:app", "args": ARGS}
+    config = {
+        "proxy_location": "EveryNode",
+        "applications": [
+            {"name": "thinker", "route_prefix": "/", "import_path": "tests.control.thinker:app"},
+            {**agents, "deployments": [{"name": "agents", "num_replicas": 2}]},
+        ],
+    }
+    (cluster.state / "serve.yaml").write_text(yaml.safe_dump(config))
+    try:
+        up(cluster)
+        yield cluster
+    finally:
+        cluster.trivium("down", check=False)
+
+
+def up(cluster: Cluster) -> None:
+    cluster.trivium("up", "--config", str(cluster.state / "serve.yaml"))
+
+
+class Web:
+    """The REST interface, as somebody with a key sees it."""
+
+    def __init__(self, cluster: Cluster, key: str | None = None) -> None:
+        self._http = httpx.Client(
+            base_url=f"http://127.0.0.1:{cluster.settings.http_port}/agents",
+            headers={"authorization": f"Bearer {key or cluster.api_key}"},
+            timeout=30,
+            trust_env=False,
+        )
+
+    def ask(self, method: str, path: str, body: Any = None, **headers: str) -> httpx.Response:
+        return self._http.request(method, path, json=body, headers=headers)
+
+    def start(self, agent: str, *turns: Any, **rest: Any) -> dict[str, Any]:
+        answer = self.ask("POST", f"/{agent}/runs", {"input": json.dumps(turns), **rest})
+        assert answer.status_code == 201, answer.text
+        return answer.json()
+
+    def run(self, run: str) -> dict[str, Any] | None:
+        """None while no replica answers."""
+        try:
+            answer = self.ask("GET", f"/runs/{run}")
+        except httpx.TransportError:
+            return None
+        return answer.json() if answer.is_success else None
+
+    def becomes(self, run: str, state: str, within_s: float = 60) -> dict[str, Any]:
+        return eventually(lambda: self.run(run), within_s, f"{run} is {state}", lambda seen: seen["state"] == state)
+
+    def events(self, run: str, **headers: str) -> list[dict[str, Any]]:
+        with self._http.stream("GET", f"/runs/{run}/events", headers=headers, timeout=60) as answer:
+            assert answer.headers["content-type"].startswith("text/event-stream")
+            return [json.loads(line[6:]) for line in answer.iter_lines() if line.startswith("data: ")]
+
+
+@pytest.fixture
+def web(place: Cluster) -> Web:
+    return Web(place)
+
+
+def notes(cluster: Cluster) -> list[str]:
+    path = cluster.state / "effects" / "notes"
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def free(cluster: Cluster, what: str) -> None:
+    """What is held by the tool `hold` goes on."""
+    (cluster.state / "effects").mkdir(exist_ok=True)
+    (cluster.state / "effects" / what).touch()
+
+
+def key(cluster: Cluster, name: str, *scopes: str) -> str:
+    made = cluster.trivium("keys", "create", name, *(part for scope in scopes for part in ("--scope", scope)))
+    return made.stdout.strip()
+
+
+def owner(steps: list[dict[str, Any]]) -> int:
+    """The process that wrote the last step: its log writer is called `agents-HOST-PROCESS-RANDOM`."""
+    return int(steps[-1]["source"].split("-")[-2])
+
+
+def test_a_run_over_rest_is_followed_and_recorded(place: Cluster, web: Web) -> None:
+    begun = web.start("clerk", [["note", {"text": "rest"}]], "all done", thread="talk")
+    ended = web.becomes(begun["id"], "completed")
+    assert (ended["answer"], ended["turns"], ended["tokens"]) == ("all done", 2, 18)
+    steps = web.events(begun["id"])
+    assert [step["event"] for step in steps] == ["start", "model", "decision", "call", "result", "model", "end"]
+    assert web.events(begun["id"], **{"last-event-id": "4"}) == steps[5:]
+    assert [line for line in notes(place) if "rest" in line] == [f"note rest {begun['id']}.1.0"]
+    thought = steps[1]["body"]
+    assert (thought["token_ids"], thought["logprobs"]) == ([1, 2], [-0.5, -0.25])
+    records = [entry for entry in Log(place.state / "log").entries() if isinstance(entry, Record)]
+    (record,) = [entry for entry in records if entry.request_id == thought["request_id"]]
+    assert (record.session, record.principal, record.version) == ("talk", "owner", thought["version"])
+    assert {agent for agent in web.ask("GET", "").json()["agents"]} == {"clerk", "helper"}
+
+
+def test_what_is_wrong_is_said_in_openais_words(web: Web) -> None:
+    for method, path, body, status, complaint in [
+        ("POST", "/nobody/runs", {"input": "x"}, 404, "there is no agent nobody; there are: clerk, helper"),
+        ("POST", "/clerk/runs", {"input": ""}, 400, "input: String should have at least 1 character"),
+        ("POST", "/clerk/runs", {"input": "x", "limits": {"turns": 99}}, 409, "limits.turns is at most 16"),
+        ("POST", "/clerk/runs", {"input": "x", "speed": 1}, 400, "speed: Extra inputs are not permitted"),
+        ("GET", "/runs/run-none", None, 404, "there is no run run-none"),
+        ("GET", "/runs/run-none/events", None, 404, "there is no run run-none"),
+    ]:
+        answer = web.ask(method, path, body)
+        assert (answer.status_code, answer.json()["error"]["message"][: len(complaint)]) == (status, complaint)
+
+
+def test_keys_without_the_scope_and_other_principals_see_nothing(place: Cluster, web: Web) -> None:
+    run = web.start("clerk", "secret")["id"]
+    web.becomes(run, "completed")
+    other = Web(place, key(place, "other", "agents"))
+    assert other.ask("GET", f"/runs/{run}").status_code == 404
+    assert other.ask("POST", f"/runs/{run}/cancel", {}).status_code == 404
+    assert other.ask("GET", "/runs").json() == {"runs": []}
+    mine = other.start("clerk", "mine")["id"]
+    assert other.becomes(mine, "completed")["principal"] == "other", "a key for agents alone has them think too"
+    assert {view["id"] for view in web.ask("GET", "/runs").json()["runs"]} >= {run, mine}, "admins see all"
+    refused = Web(place, key(place, "talker", "infer")).ask("GET", "/runs")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (403, "missing_scope")
+    assert Web(place, "sk-trivium-wrong").ask("GET", "/runs").status_code == 401
+
+
+def test_the_same_idempotency_key_is_the_same_run_at_any_replica(place: Cluster, web: Web) -> None:
+    body = {"input": json.dumps([[["note", {"text": "idempotent"}]], "done"])}
+    begun = [web.ask("POST", "/clerk/runs", body, **{"x-idempotency": "abc"}).json()["id"] for _ in range(6)]
+    assert len(set(begun)) == 1
+    web.becomes(begun[0], "completed")
+    assert len([line for line in notes(place) if "idempotent" in line]) == 1
+
+
+def test_a_killed_replicas_runs_are_ended_by_another_one(place: Cluster, web: Web) -> None:
+    turns = [[["note", {"text": "killed"}]], [["hold", {"text": "killed"}]], "survived"]
+    begun = [web.start("clerk", *turns)["id"] for _ in range(8)]
+
+    def holding() -> list[str]:
+        return [run for run in begun if (seen := web.run(run)) and seen["turns"] == 2]
+
+    eventually(holding, 30, "all runs hold", lambda found: len(found) == 8)
+    # Only those of this replica: a run that another one has goes on undisturbed.
+    logged = Log(place.state / "log").entries()
+    sources = {step.run: step.source for step in logged if step.kind == "step" and step.run in begun}
+    victim = int(sources[begun[0]].split("-")[-2])
+    theirs = [run for run in begun if int(sources[run].split("-")[-2]) == victim]
+    os.kill(victim, signal.SIGKILL)
+    free(place, "killed")
+    for run in begun:
+        assert web.becomes(run, "completed")["answer"] == "survived"
+    lines = [line for line in notes(place) if "killed" in line]
+    assert len(lines) == len(set(lines)) == 8, "no effect twice"
+    for run in theirs:
+        steps = web.events(run)
+        assert [step["event"] for step in steps].count("claim") == 1 and owner(steps) != victim
+
+
+def test_a_run_that_waits_for_approval_survives_a_restart_of_everything(place: Cluster, web: Web) -> None:
+    run = web.start("clerk", [["pay", {"text": "rent"}]], "paid")["id"]
+    assert "May pay be called" in web.becomes(run, "input-required")["question"]
+    place.trivium("down")
+    up(place)
+    assert web.becomes(run, "input-required")["operation"] == f"{run}.1.0"
+    assert not [line for line in notes(place) if line.startswith("pay")]
+    listed = place.trivium("agents", "list").stdout
+    assert run in listed and "input-required" in listed
+    assert f"{run} is working" in place.trivium("agents", "approve", run).stdout
+    assert web.becomes(run, "completed")["answer"] == "paid"
+    assert len([line for line in notes(place) if line.startswith("pay")]) == 1
+    again = place.trivium("agents", "approve", run, check=False)
+    assert again.returncode == 1 and f"{run} asks nothing now: it is completed" in again.stderr
+
+
+def test_a_sub_agent_works_for_its_parent_and_is_cancelled_with_it(place: Cluster, web: Web) -> None:
+    part = json.dumps([[["hold", {"text": "never"}]], "part"])
+    run = web.start("clerk", [["spawn_helper", {"task": part}]], "whole")["id"]
+
+    def child() -> Any:
+        return [view for view in web.ask("GET", "/runs").json()["runs"] if view["parent"] == run]
+
+    (found,) = eventually(child, 30, "a sub-agent")
+    assert (found["agent"], found["principal"]) == ("helper", "owner")
+    assert f"{run} is canceled" in place.trivium("agents", "cancel", run).stdout
+    assert web.becomes(found["id"], "canceled")
+    run = web.start("clerk", [["spawn_helper", {"task": json.dumps(["forty-two"])}]], "whole")["id"]
+    assert web.becomes(run, "completed")["tokens"] == 27
+    (result,) = [step for step in web.events(run) if step["event"] == "result"]
+    assert result["body"]["content"] == "forty-two"
+
+
+def test_the_command_line_runs_follows_and_tells_how_it_ended(place: Cluster, web: Web) -> None:
+    said = place.trivium("agents", "run", "clerk", json.dumps([[["note", {"text": "cli"}]], "bye [b]"]), "--follow")
+    assert said.stdout.splitlines()[-1] == "bye [b]" and "decision" in said.stdout
+    run = place.trivium("agents", "run", "clerk", json.dumps([[["nope", {}]]] * 4)).stdout.strip()
+    followed = place.trivium("agents", "follow", run, check=False)
+    assert followed.returncode == 1
+    assert "is failed: the model wrote calls that do not fit their tools 3 times in a row" in followed.stderr
+    unknown = place.trivium("agents", "follow", "run-x", check=False)
+    assert "there is no run run-x" in unknown.stderr and "Traceback" not in unknown.stderr
+    as_json = place.trivium("agents", "list", "--json", "-n", "1").stdout
+    assert json.loads(as_json)[0]["id"] == run
+
+
+def test_steps_are_exported_and_imported_like_all_of_the_log(place: Cluster, tmp_path: Path) -> None:
+    out = tmp_path / "log.jsonl"
+    place.trivium("log", "export", "--out", str(out))
+    kinds = [json.loads(line)["kind"] for line in out.read_text().splitlines()]
+    assert kinds.count("step") > 20
+    again = place.trivium("log", "import", str(out))
+    assert "0 records and 0 feedback imported" in again.stdout
+    assert "end" in place.trivium("log", "tail", "-n", "50").stdout
