@@ -96,10 +96,12 @@ class A2ASettings(Strict):
     push: PushSettings = PushSettings()
 
 
-def routes(runs: Runs, keys: Keys, subscriptions: Subscriptions, settings: A2ASettings) -> list[BaseRoute]:
-    """Of all agents, below the path where the application has them."""
+def routes(
+    agents: dict[str, Agent], runs: Runs, keys: Keys, subscriptions: Subscriptions, settings: A2ASettings
+) -> list[BaseRoute]:
+    """Of these agents, below the path where the application has them."""
     found: list[BaseRoute] = []
-    for name, agent in runs.agents().items():
+    for name, agent in agents.items():
         place = f"/{quote(name)}/a2a"
         handler = Handler(runs, name, subscriptions, settings.poll_s)
         callers = Callers()

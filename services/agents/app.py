@@ -8,36 +8,39 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
-from fastapi import FastAPI
 from ray import serve
+from starlette.routing import Router
 from starlette.types import ASGIApp
 
 from cluster import auth
-from cluster.auth import Keys
+from cluster.auth import Keys, Principal
 from cluster.log import Log
+from cluster.records import Step
 from cluster.settings import Settings
+from services.agents import a2a_server
+from services.agents.contract import Agent
+from services.agents.memory.boards import RayBoards
+from services.agents.memory.passages import Memory, Passage
+from services.agents.memory.remember import memories, remember
+from services.agents.memory.share import Root, share_memory, tree_of
 from services.agents.model import Deployment
-from services.agents.permits import Ask, Decision, Permits
+from services.agents.permits import Permits
+from services.agents.policy import Policy
+from services.agents.push import Courier, Subscriptions
 from services.agents.rest import rest
 from services.agents.run import WAIT_S, Pool
 from services.agents.settings import AgentsSettings
-from services.agents.tools import Toolbox
+from services.agents.toolbox.build import build as build_tools
+from services.agents.tools import Caller, Toolbox
 
 logger = logging.getLogger(__name__)
 
 NAME = "agents"
 """Of the deployment."""
-
-
-class NothingPermitted:
-    """The policy where there is none: every call is denied."""
-
-    def decide(self, ask: Ask) -> Decision:
-        return Decision("deny", (), "no policy permits it")
 
 
 @dataclass(frozen=True)
@@ -46,18 +49,23 @@ class Parts:
 
     tools: Toolbox
     permits: Permits
-    mounts: Sequence[Callable[[FastAPI, Pool], None]] = ()
-    """Each adds routes of its own below /agents."""
+    memory: Memory | None = None
     closing: Sequence[Callable[[], Awaitable[None]]] = field(default=())
     """What is to be done when the replica leaves."""
 
 
-async def build(settings: AgentsSettings) -> Parts:
-    """The parts of a replica, from its settings."""
-    return Parts(Toolbox(), NothingPermitted())
+async def build(settings: AgentsSettings, root: Root) -> Parts:
+    """The parts of a replica, from its settings. `root`: which run the others of a tree come from."""
+    here = Settings.from_environment()
+    key = auth.first_key(here.state)
+    memory = memories(settings.memory, here, key)
+    tools, close = await build_tools(settings.tools, state=here.state, memory=memory)
+    tools.add(remember(memory))
+    tools.add(share_memory(RayBoards(settings.memory.board), root))
+    return Parts(tools, Policy(settings.policy), memory, (close,))
 
 
-Build = Callable[[AgentsSettings], Awaitable[Parts]]
+Build = Callable[[AgentsSettings, Root], Awaitable[Parts]]
 
 
 class Broadcast:
@@ -92,7 +100,8 @@ class Agents:
 
     async def __serve_build_asgi_app__(self) -> ASGIApp:
         here, settings = Settings.from_environment(), self._settings
-        self._parts = await self._build(settings)
+        keys = Keys(here.state)
+        self._parts = await self._build(settings, self._root)
         self._model = Deployment(here.base_url.removesuffix("/v1"), auth.mint_key(here.state), settings.token_ids)
         self._pool = Pool(
             here.state,
@@ -100,17 +109,43 @@ class Agents:
             self._parts.tools,
             self._parts.permits,
             self._model,
-            Keys(here.state).named,
+            keys.named,
             log=Log.shared(here),
             peers=Broadcast(),
             most=settings.most_runs,
         )
         await self._pool.open()
-        return rest(self._pool, self._parts.mounts)
+        subscriptions = Subscriptions(here.state, settings.a2a.push)
+        self._courier = asyncio.create_task(Courier(self._pool, subscriptions, settings.a2a.push).serve())
+        # A2A has doors of its own: a card is for everybody, and errors are in its own words.
+        router = Router(
+            a2a_server.routes(settings.agents, self._pool, keys, subscriptions, settings.a2a), redirect_slashes=False
+        )
+        router.default = rest(self._pool)
+        return router
+
+    async def _root(self, caller: Caller) -> str:
+        return await tree_of(self._pool)(caller)
 
     async def peer(self, method: str, *arguments: Any) -> Any:
         """What the other replicas ask this one."""
         return await self._pool.peer(method, *arguments)
+
+    async def call(
+        self, method: Literal["start", "get", "list", "say", "approve", "cancel"], *given: Any, **more: Any
+    ) -> Any:
+        """What other applications of the cluster want of the runs (`elsewhere.py`)."""
+        return await getattr(self._pool, method)(*given, **more)
+
+    async def followed(self, who: Principal, run: str, since: int) -> AsyncIterator[Step]:
+        async for step in self._pool.follow(who, run, since):
+            yield step
+
+    async def agents(self) -> dict[str, Agent]:
+        return await self._pool.agents()
+
+    async def search(self, principal: str, query: str, count: int) -> list[Passage]:
+        return await self._parts.memory.search(principal, query, count) if self._parts.memory else []
 
     async def check_health(self) -> None:
         """Raises if another replica has taken over what this one had: Serve then replaces it."""
@@ -118,6 +153,7 @@ class Agents:
             raise RuntimeError("another replica has this one's runs")
 
     async def __del__(self) -> None:
+        self._courier.cancel()
         await self._pool.close()
         await self._model.close()
         for close in self._parts.closing:

@@ -75,7 +75,7 @@ class Runs(Protocol):
     """The runs of a cluster, from any of its replicas. A run of another principal is unknown (`KeyError`), unless the
     asker has the scope `admin`. `ValueError` has one sentence with the fix."""
 
-    def agents(self) -> dict[str, Agent]: ...
+    async def agents(self) -> dict[str, Agent]: ...
 
     async def start(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from typing import Any
 
 import ray
@@ -12,11 +13,18 @@ from ray.serve import Application
 from starlette.types import ASGIApp
 
 from cluster import auth
-from cluster.auth import Keys
+from cluster.auth import Keys, Principal
 from cluster.settings import Settings, explain
 from services.agents import mcp_server
-from services.agents.mcp_offer import Offer, cluster_tools
+from services.agents.elsewhere import Elsewhere
+from services.agents.loop import ModelError, Turn
+from services.agents.mcp_offer import Ask, Offer, cluster_tools
 from services.agents.mcp_server import McpSettings
+from services.agents.model import Deployment
+
+MOST = 1024
+"""Tokens of an answer."""
+PATIENCE_S = 120.0
 
 
 def build(arguments: dict[str, Any]) -> Application:
@@ -45,7 +53,25 @@ class McpApp:
 
 def offer(here: Settings) -> Offer:
     """What this cluster has to offer."""
-    return Offer(here.state, auth.mint_key(here.state), status)
+    elsewhere = Elsewhere()
+    return Offer(here.state, auth.mint_key(here.state), status, _asking(here), elsewhere, elsewhere)
+
+
+def _asking(here: Settings) -> Ask:
+    deployment = Deployment(here.base_url.removesuffix("/v1"), auth.mint_key(here.state), tokens=False)
+
+    async def ask(who: Principal, model: str, prompt: str) -> str:
+        # A session of its own each time: a canary draws it like any other request.
+        asked = Turn(who.id, f"mcp-{secrets.token_hex(8)}", model, [{"role": "user", "content": prompt}], [], 0.0, MOST)
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                return (await deployment(asked)).message.get("content") or ""
+        except ModelError as error:
+            raise ValueError(str(error)) from None
+        except TimeoutError:
+            raise ValueError(f"{model} did not answer within {PATIENCE_S:.0f} s; try again later") from None
+
+    return ask
 
 
 async def status() -> dict[str, Any]:

@@ -7,7 +7,7 @@ not have is not offered.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -26,6 +26,7 @@ from cluster.decisions import fold, read
 from cluster.records import Frozen
 from services.agents.contract import Runs, View
 from services.agents.mcp_server import Scopes, caller
+from services.agents.memory.passages import Memory
 
 MOST_WAIT_S = 300.0
 INSTRUCTIONS = """Tools of a Trivium cluster: its models, its agents, their memory, and how the cluster is.
@@ -40,23 +41,6 @@ class Ask(Protocol):
     async def __call__(self, who: Principal, model: str, prompt: str) -> str:
         """The answer's text. Raises `ValueError` with one sentence for the caller."""
         ...
-
-
-class Passage(Protocol):
-    """A piece of text that somebody once stored."""
-
-    @property
-    def text(self) -> str: ...
-    @property
-    def source(self) -> str: ...
-    @property
-    def score(self) -> float: ...
-
-
-class Memory(Protocol):
-    """Passages by principal: nobody finds another's."""
-
-    async def search(self, principal: str, query: str, count: int) -> Sequence[Passage]: ...
 
 
 @dataclass(frozen=True)
@@ -128,7 +112,7 @@ def _running(server: MCPServer[Any], runs: Runs) -> None:
     @server.tool(annotations=_READS)
     async def list_agents() -> list[AgentFacts]:
         """The agents that can be run, and what each is for."""
-        return [AgentFacts(name=name, description=agent.description) for name, agent in runs.agents().items()]
+        return [AgentFacts(name=name, description=agent.description) for name, agent in (await runs.agents()).items()]
 
     @server.tool(annotations=ToolAnnotations(read_only_hint=False))
     async def run_agent(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Header, Query, Request
@@ -59,7 +59,7 @@ class Reward(Strict):
     comment: Annotated[str, Field(max_length=MOST_CHARACTERS)] | None = None
 
 
-def rest(runs: Pool, mounts: Sequence[Callable[[FastAPI, Pool], None]] = ()) -> FastAPI:
+def rest(runs: Pool) -> FastAPI:
     """The application, for keys with the scope `agents`."""
     api = keyed_api("agents")
     api.add_exception_handler(KeyError, _missing)
@@ -69,7 +69,7 @@ def rest(runs: Pool, mounts: Sequence[Callable[[FastAPI, Pool], None]] = ()) -> 
     async def agents() -> dict[str, Any]:
         """Who there is."""
         told = {"description", "model", "tools", "limits"}
-        return {"agents": {name: agent.model_dump(include=told) for name, agent in runs.agents().items()}}
+        return {"agents": {name: agent.model_dump(include=told) for name, agent in (await runs.agents()).items()}}
 
     @api.get("/runs")
     async def several(
@@ -120,8 +120,6 @@ def rest(runs: Pool, mounts: Sequence[Callable[[FastAPI, Pool], None]] = ()) -> 
     async def reward(run: str, given: Reward, request: Request) -> View:
         return await runs.reward(request.state.who, run, given.score, given.source, given.comment)
 
-    for mount in mounts:
-        mount(api, runs)
     return api
 
 

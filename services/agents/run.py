@@ -14,7 +14,7 @@ import logging
 import re
 import secrets
 import time
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -30,6 +30,7 @@ from services.agents.journal import Canceled, Claim, Ended, Heard, Progress, Rew
 from services.agents.live import Live
 from services.agents.owners import NotOurs, Ownership
 from services.agents.permits import Permits
+from services.agents.rates import Rates
 from services.agents.stripes import Stripes
 from services.agents.tools import Toolbox
 from services.agents.within import within
@@ -91,7 +92,7 @@ class Pool:
         self._stripes = Stripes(state / "agents" / "ids")
         self._live: dict[str, Live] = {}
         self._over: OrderedDict[str, Live] = OrderedDict()
-        self._lately: dict[tuple[str, str], deque[float]] = {}
+        self._rates = Rates()
         self._errands: set[asyncio.Task[Any]] = set()
         self._since = 0.0
         self.lost = False
@@ -115,7 +116,7 @@ class Pool:
 
     # Runs
 
-    def agents(self) -> dict[str, Agent]:
+    async def agents(self) -> dict[str, Agent]:
         return self._agents
 
     async def start(
@@ -533,14 +534,11 @@ class Pool:
     # What policies count
 
     def note(self, principal: str, tool: str) -> None:
-        self._lately.setdefault((principal, tool), deque()).append(time.monotonic())
+        self._rates.note(principal, tool, time.monotonic())
 
     def lately(self, principal: str, tool: str) -> int:
         """Calls of the last minute, in this process."""
-        calls = self._lately.get((principal, tool), deque())
-        while calls and calls[0] < time.monotonic() - 60:
-            calls.popleft()
-        return len(calls)
+        return self._rates.count(principal, tool, time.monotonic())
 
     def children(self, parent: str) -> Progresses:
         """Sub-agents of a run that have not ended."""

@@ -73,7 +73,7 @@ async def _begun(pool: Pool, who: Principal, name: str, invocation: Invocation) 
         parent = pool.progress(invocation.caller.run)
         if parent is None:
             raise ToolError("the run that asks is not here any more") from None
-        limits = share(parent, pool.children(parent.run), pool.agents()[name].limits)
+        limits = share(parent, pool.children(parent.run), (await pool.agents())[name].limits)
         task = str(invocation.arguments["task"])
         return await pool.start(who, name, task, parent=parent.run, limits=limits, run=invocation.operation)
 

@@ -99,7 +99,7 @@ async def world(state: Path, runs: FakeRuns | None = None, push: PushSettings = 
     unfit = keys.create(f"unfit{len(names)}", ("infer",))
     subscriptions = Subscriptions(state, push)
     settings = A2ASettings(poll_s=0.01, push=push)
-    app = Starlette(routes=[Mount("/agents", routes=routes(runs, keys, subscriptions, settings))])
+    app = Starlette(routes=[Mount("/agents", routes=routes(await runs.agents(), runs, keys, subscriptions, settings))])
     async with serving(app) as url, running(Courier(runs, subscriptions, push).serve()):
         yield World(url, runs, subscriptions, made["me"], made["other"], unfit)
 

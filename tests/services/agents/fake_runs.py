@@ -46,7 +46,7 @@ class FakeRuns:
         self._news = asyncio.Condition()
         self._clock = 0.0
 
-    def agents(self) -> dict[str, Agent]:
+    async def agents(self) -> dict[str, Agent]:
         return self._agents
 
     async def start(

@@ -48,7 +48,7 @@ class Office:
     runs: dict[str, View] = field(default_factory=dict)
     finish: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def agents(self) -> dict[str, Agent]:
+    async def agents(self) -> dict[str, Agent]:
         return {"clerk": Agent(description="Does what it is told.")}
 
     async def start(
@@ -62,7 +62,7 @@ class Office:
         limits: RunLimits | None = None,
         run: str | None = None,
     ) -> View:
-        if agent not in self.agents():
+        if agent not in await self.agents():
             raise ValueError(f"there is no agent {agent}; there are: clerk")
         view = View(
             id=run or f"run-{len(self.runs)}",

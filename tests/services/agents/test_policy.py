@@ -102,8 +102,8 @@ ADA, BOB, BOOKER = caller("ada"), caller("bob"), caller("bob", agent="booker")
         (SQL, BOB, {"tables": ["goods", "users"]}, (0, 0), "deny", []),
         (RETRIEVE, BOB, {"query": "tea"}, (0, 0), "permit", ["own-memory"]),
         (tool("retrieve", "mcp:shop"), BOB, {"query": "tea"}, (0, 0), "deny", []),
-        (tool("spawn_agent"), BOB, {}, (15, 0), "permit", ["sub-agents"]),
-        (tool("spawn_agent"), BOB, {}, (16, 0), "deny", []),
+        (tool("spawn_helper", "agent:helper"), BOB, {}, (15, 0), "permit", ["sub-agents"]),
+        (tool("spawn_helper", "agent:helper"), BOB, {}, (16, 0), "deny", []),
         (tool("python"), ADA, {"code": "1"}, (0, 0), "deny", []),
     ],
 )

@@ -252,8 +252,8 @@ async def test_task_of_another_run_of_the_server_is_unknown(state: Path) -> None
             await answer.run(call(task="made-up", message="Lyon"))
 
 
-def test_fake_runs_is_what_the_contract_says() -> None:
+async def test_fake_runs_is_what_the_contract_says() -> None:
     from services.agents.contract import Runs
 
     runs: Runs = FakeRuns()
-    assert runs.agents()
+    assert await runs.agents()
