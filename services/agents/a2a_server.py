@@ -50,6 +50,7 @@ from a2a.utils.errors import (
     ContentTypeNotSupportedError,
     InternalError,
     InvalidParamsError,
+    InvalidRequestError,
     TaskNotCancelableError,
     TaskNotFoundError,
     UnsupportedOperationError,
@@ -77,6 +78,8 @@ from services.agents.push import PushSettings, Subscription, Subscriptions
 logger = logging.getLogger(__name__)
 
 SCOPE = "agents"
+MOST_BYTES = 4 * 2**20
+"""Of one request."""
 LISTED = 1_000
 """Newest runs of an agent that a listing looks through."""
 
@@ -89,6 +92,8 @@ class A2ASettings(Strict):
 
     url: str | None = None
     """Where the agents are for others, such as https://example.org/agents; left out: where the card was asked for."""
+    public_cards: bool = True
+    """Whether a card is shown to those without a key, as discovery wants it; it tells the agent's description."""
     card_max_age_s: int = 60
     """How long others may keep a card."""
     poll_s: float = 0.5
@@ -108,10 +113,11 @@ def routes(runs: Runs, keys: Keys, subscriptions: Subscriptions, settings: A2ASe
             each for at in (place, f"{place}/") for each in create_jsonrpc_routes(handler, at, context_builder=callers)
         ]
         rest = create_rest_routes(handler, context_builder=callers, path_prefix=place)
-        found.append(Route(f"/{quote(name)}{AGENT_CARD_WELL_KNOWN_PATH}", _card(name, agent, settings)))
-        for route in [*rpc, *rest]:
+        shown = Route(f"/{quote(name)}{AGENT_CARD_WELL_KNOWN_PATH}", _card(name, agent, settings))
+        for route in [shown, *rpc, *rest]:
             if isinstance(route, Route):  # what is left is the same once more below a tenant; there are none
-                route.app = Door(route.app, keys, rpc=route in rpc)
+                if route is not shown or not settings.public_cards:
+                    route.app = Door(route.app, keys, rpc=route in rpc)
                 found.append(route)
     return found
 
@@ -131,7 +137,7 @@ def _card(name: str, agent: Agent, settings: A2ASettings) -> Callable[[Request],
 
 
 class Door:
-    """Lets those in who have a key with the scope. A body that is no JSON gets the error of its binding."""
+    """Lets those in who have a key with the scope. A body that is no JSON or too long gets its binding's error."""
 
     def __init__(self, app: ASGIApp, keys: Keys, rpc: bool) -> None:
         self._app, self._keys, self._rpc = app, keys, rpc
@@ -145,7 +151,7 @@ class Door:
             await self._foreign()(scope, receive, send)
         else:
             request.state.principal = principal
-            await self._app(scope, receive, send)
+            await self._app(scope, _bounded(receive), send)
 
     def _foreign(self) -> Response:
         error = ContentTypeNotSupportedError(f"a body is {' or '.join(_JSON)}")
@@ -170,6 +176,20 @@ def _turned_away(principal: Principal | None) -> Response:
     return JSONResponse(
         {"error": {"code": 403, "status": "PERMISSION_DENIED", "message": f"this key lacks the scope {SCOPE}"}}, 403
     )
+
+
+def _bounded(receive: Receive) -> Receive:
+    left = MOST_BYTES
+
+    async def some() -> Any:
+        nonlocal left
+        message = await receive()
+        left -= len(message.get("body", b""))
+        if left < 0:
+            raise InvalidRequestError(f"a request has at most {MOST_BYTES:,} bytes")
+        return message
+
+    return some
 
 
 def _is_foreign(content_type: str | None) -> bool:
