@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import time
 from pathlib import Path
@@ -18,6 +19,7 @@ from a2a.utils.errors import InvalidParamsError, TaskNotFoundError
 
 from cluster.auth import Principal
 from services.agents.addresses import CheckedTransport
+from services.agents.contract import View
 from services.agents.push import Courier, PushSettings, Subscription, Subscriptions
 from tests.services.agents.a2a_world import BINDINGS, QUICK, Hook, hook, message, running, send, until, world
 from tests.services.agents.fake_runs import FakeRuns
@@ -194,3 +196,30 @@ async def test_configurations_go_some_days_after_the_task_has_ended(state: Path)
     os.utime(ended, (time.time() - 100_000, time.time() - 100_000))
     await asyncio.to_thread(subscriptions.clean)
     assert not subscriptions.of("old") and subscriptions.of("new")
+
+
+async def test_run_that_cannot_be_followed_for_a_moment_is_followed_later(
+    state: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    runs, subscriptions = FakeRuns(), Subscriptions(state, QUICK)
+    get, calls = runs.get, itertools.count()
+
+    async def sometimes(who: Principal, run: str) -> View:
+        if next(calls) < 2:
+            raise OSError("the disk is away")
+        return await get(who, run)
+
+    monkeypatch.setattr(runs, "get", sometimes)
+    async with hook() as hears:
+        view = await runs.start(ME, "clerk", "say Done.")
+        subscriptions.put(Subscription(run=view.id, id="c", principal="me", url=hears.url))
+        async with running(Courier(runs, subscriptions, QUICK).serve()):
+            await until(lambda: "COMPLETED" in hears.states)
+    assert "the disk is away" in caplog.text
+
+
+async def test_configurations_of_a_run_that_is_gone_go_too(state: Path) -> None:
+    runs, subscriptions = FakeRuns(), Subscriptions(state, QUICK)
+    subscriptions.put(Subscription(run="gone", id="c", principal="me", url="https://example.com/"))
+    async with running(Courier(runs, subscriptions, QUICK).serve()):
+        await until(lambda: not subscriptions.of("gone") and not subscriptions.waiting())
