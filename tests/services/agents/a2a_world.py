@@ -6,7 +6,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,9 @@ import uvicorn
 from a2a.client import A2ACardResolver, Client, ClientConfig, ClientFactory
 from a2a.types.a2a_pb2 import Message, Part, Role, SendMessageRequest, StreamResponse
 from starlette.applications import Starlette
-from starlette.routing import Mount
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Mount, Route
 
 from cluster.auth import Keys
 from services.agents.a2a_server import A2ASettings, routes
@@ -90,7 +92,9 @@ class World:
 
 
 @asynccontextmanager
-async def world(state: Path, runs: FakeRuns | None = None, push: PushSettings = QUICK) -> AsyncIterator[World]:
+async def world(
+    state: Path, runs: FakeRuns | None = None, push: PushSettings = QUICK, **more: Any
+) -> AsyncIterator[World]:
     """Over the same runs and the same state it is the same world, however often it is built."""
     runs = runs or FakeRuns()
     keys = Keys(state)
@@ -98,10 +102,41 @@ async def world(state: Path, runs: FakeRuns | None = None, push: PushSettings = 
     made = {name: keys.create(f"{name}{len(names)}", ("agents",)) for name in ("me", "other")}
     unfit = keys.create(f"unfit{len(names)}", ("infer",))
     subscriptions = Subscriptions(state, push)
-    settings = A2ASettings(poll_s=0.01, push=push)
+    settings = A2ASettings(poll_s=0.01, push=push, **more)
     app = Starlette(routes=[Mount("/agents", routes=routes(await runs.agents(), runs, keys, subscriptions, settings))])
     async with serving(app) as url, running(Courier(runs, subscriptions, push).serve()):
         yield World(url, runs, subscriptions, made["me"], made["other"], unfit)
+
+
+@dataclass
+class Hook:
+    """Somebody who wants to be told. Answers with `statuses` one after the other, then with 200."""
+
+    url: str = ""
+    statuses: list[int] = field(default_factory=list)
+    headers: list[dict[str, str]] = field(default_factory=list)
+    bodies: list[dict[str, Any]] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
+
+    async def take(self, request: Request) -> Response:
+        self.headers.append(dict(request.headers))
+        self.bodies.append(await request.json())
+        self.paths.append(request.url.path)
+        status = self.statuses.pop(0) if self.statuses else 200
+        return Response(status_code=status, headers={"location": "/elsewhere"} if status == 307 else {})
+
+    @property
+    def states(self) -> list[str]:
+        return [body["task"]["status"]["state"].removeprefix("TASK_STATE_") for body in self.bodies]
+
+
+@asynccontextmanager
+async def hook(*statuses: int) -> AsyncIterator[Hook]:
+    found = Hook(statuses=list(statuses))
+    app = Starlette(routes=[Route("/{path:path}", found.take, methods=["POST"])])
+    async with serving(app) as url:
+        found.url = f"{url}/hook"
+        yield found
 
 
 def message(text: str, id: str = "m-1", **more: Any) -> Message:

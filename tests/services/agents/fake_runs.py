@@ -126,6 +126,13 @@ class FakeRuns:
     def release(self, run: str) -> None:
         self._runs[run].released.set()
 
+    def view(self, run: str) -> View:
+        return self._runs[run].view
+
+    @property
+    def ids(self) -> list[str]:
+        return list(self._runs)
+
     @property
     def started(self) -> int:
         return len(self._runs)

@@ -21,9 +21,9 @@ from a2a.types import a2a_pb2
 from a2a.utils.proto_utils import validate_proto_required_fields
 from google.protobuf.json_format import ParseDict
 
+from services.agents import a2a_server
 from services.agents.push import PushSettings
-from tests.services.agents.a2a_world import BINDINGS, QUICK, World, until, world
-from tests.services.agents.test_push import hook
+from tests.services.agents.a2a_world import BINDINGS, QUICK, World, hook, until, world
 
 both = pytest.mark.parametrize("binding", BINDINGS)
 
@@ -469,6 +469,27 @@ async def test_json_rpc_is_kept_to_the_letter(state: Path) -> None:
             assert response.status_code == 200 and _rpc_failure(response.json()).code == code, body
         broken = await on.http.post(f"{on.url}/", content=b"{", headers={"content-type": "application/json"})
         assert _rpc_failure(broken.json()).code == -32700
+        assert here.runs.started == 0
+
+
+@both
+async def test_request_that_is_too_long_is_refused(state: Path, binding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """3.3.2: whether its length is told beforehand or not."""
+    monkeypatch.setattr(a2a_server, "MOST_BYTES", 1000)
+    async with wire(state, binding) as (here, on):
+        for operation in ("SendMessage", "SendStreamingMessage"):
+            request = on._request(operation, {}, {"message": said("x" * 2000)})
+
+            async def pieces(content: bytes = request.content) -> AsyncIterator[bytes]:
+                yield content
+
+            for content in (request.content, pieces()):
+                headers = {"content-type": "application/json"}
+                response = await on.http.post(request.url, content=content, headers=headers)
+                failure = (_rpc_failure if binding == "JSONRPC" else _rest_failure)(
+                    response.json() if binding == "JSONRPC" else response  # type: ignore[arg-type]
+                )
+                assert failure.code in (-32600, 400) and "1,000 bytes" in str(failure)
         assert here.runs.started == 0
 
 

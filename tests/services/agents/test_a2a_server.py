@@ -45,6 +45,15 @@ async def test_card_says_how_to_reach_each_agent_and_needs_no_key(state: Path) -
         assert (await http.get("/agents/nobody/.well-known/agent-card.json")).status_code == 404
 
 
+async def test_card_is_for_those_with_a_key_alone_and_says_another_address_where_the_settings_do(state: Path) -> None:
+    url = "https://agents.example.org/all"
+    async with world(state, public_cards=False, url=url) as here, here.http(key=None) as http:
+        path = "/agents/clerk/.well-known/agent-card.json"
+        assert (await http.get(path)).status_code == 401
+        card = (await http.get(path, headers={"authorization": f"Bearer {here.key}"})).json()
+        assert {one["url"] for one in card["supportedInterfaces"]} == {f"{url}/clerk/a2a"}
+
+
 @both
 async def test_message_is_answered_when_the_run_has_ended(state: Path, binding: str) -> None:
     async with world(state) as here, here.client(binding, streaming=False) as client:
@@ -135,6 +144,13 @@ async def test_question_of_a_call_or_a_sub_agent_takes_words(
             assert end.artifacts[0].parts[0].text == "yes"
 
 
+async def test_question_that_was_answered_is_not_shown_again(state: Path) -> None:
+    async with world(state) as here, here.client(streaming=False) as client:
+        (asked,) = await send(client, message("child Which?\nwait"))
+        (then,) = await send(client, message("This", "m-2", task_id=asked.task.id), return_immediately=True)
+        assert then.task.status.state == TaskState.TASK_STATE_WORKING and not then.task.status.HasField("message")
+
+
 @both
 async def test_all_who_subscribe_see_the_same_until_the_end_beyond_a_question(state: Path, binding: str) -> None:
     async with world(state) as here, here.client(binding, streaming=False) as client, here.client(binding) as follower:
@@ -178,9 +194,9 @@ async def test_listing_is_paged_by_latest_change_and_filtered(state: Path, bindi
     async with world(state) as here, here.client(binding, streaming=False) as client:
         texts = ["wait\nsay last", "say b", "say c", "fail d", "say e"]
         sent = [(await send(client, message(text), return_immediately=True))[0].task.id for text in texts]
-        await until(lambda: here.runs._runs[sent[4]].view.state == "completed")
+        await until(lambda: here.runs.view(sent[4]).state == "completed")
         here.runs.release(sent[0])
-        await until(lambda: here.runs._runs[sent[0]].view.state == "completed")
+        await until(lambda: here.runs.view(sent[0]).state == "completed")
         found, token, pages = [], "", 0
         while pages == 0 or token:
             page = await client.list_tasks(ListTasksRequest(page_size=2, page_token=token))

@@ -1,13 +1,10 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
 from a2a.client import Client
@@ -19,50 +16,16 @@ from a2a.types.a2a_pb2 import (
     TaskPushNotificationConfig,
 )
 from a2a.utils.errors import InvalidParamsError, TaskNotFoundError
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route
 
 from cluster.auth import Principal
 from services.agents.addresses import CheckedTransport
+from services.agents.contract import View
 from services.agents.push import Courier, PushSettings, Subscription, Subscriptions
-from tests.services.agents.a2a_world import BINDINGS, QUICK, message, running, send, serving, until, world
+from tests.services.agents.a2a_world import BINDINGS, QUICK, Hook, hook, message, running, send, until, world
 from tests.services.agents.fake_runs import FakeRuns
 
 both = pytest.mark.parametrize("binding", BINDINGS)
 ME = Principal("me", ("agents",))
-
-
-@dataclass
-class Hook:
-    """Somebody who wants to be told. Answers with `statuses` one after the other, then with 200."""
-
-    url: str = ""
-    statuses: list[int] = field(default_factory=list)
-    headers: list[dict[str, str]] = field(default_factory=list)
-    bodies: list[dict[str, Any]] = field(default_factory=list)
-    paths: list[str] = field(default_factory=list)
-
-    async def take(self, request: Request) -> Response:
-        self.headers.append(dict(request.headers))
-        self.bodies.append(await request.json())
-        self.paths.append(request.url.path)
-        status = self.statuses.pop(0) if self.statuses else 200
-        return Response(status_code=status, headers={"location": "/elsewhere"} if status == 307 else {})
-
-    @property
-    def states(self) -> list[str]:
-        return [body["task"]["status"]["state"].removeprefix("TASK_STATE_") for body in self.bodies]
-
-
-@asynccontextmanager
-async def hook(*statuses: int) -> AsyncIterator[Hook]:
-    found = Hook(statuses=list(statuses))
-    app = Starlette(routes=[Route("/{path:path}", found.take, methods=["POST"])])
-    async with serving(app) as url:
-        found.url = f"{url}/hook"
-        yield found
 
 
 async def ask(client: Client, hook: Hook, text: str = "ask Which?\nsay {}") -> str:
@@ -169,7 +132,7 @@ async def test_receiver_that_fails_too_often_or_refuses_is_left_alone(
     runs, subscriptions = FakeRuns(), Subscriptions(state, QUICK)
     async with hook(*statuses) as hears:
         view = await runs.start(ME, "clerk", "say Done.")
-        await until(lambda: runs._runs[view.id].view.state == "completed")
+        await until(lambda: runs.view(view.id).state == "completed")
         one = Subscription(run=view.id, id="c", principal="me", url=hears.url)
         subscriptions.put(one)
         async with running(Courier(runs, subscriptions, QUICK).serve()):
@@ -181,12 +144,12 @@ async def test_what_happened_while_nobody_followed_is_told_by_the_next_replica_a
     runs, subscriptions = FakeRuns(), Subscriptions(state, QUICK)
     async with hook() as hears:
         view = await runs.start(ME, "clerk", "ask Which?\nsay {}")
-        await until(lambda: runs._runs[view.id].view.state == "input-required")
+        await until(lambda: runs.view(view.id).state == "input-required")
         subscriptions.put(Subscription(run=view.id, id="c", principal="me", url=hears.url))
         async with running(Courier(runs, subscriptions, QUICK).serve()):
             await until(lambda: hears.states == ["INPUT_REQUIRED"])
         await runs.say(ME, view.id, "This")
-        await until(lambda: runs._runs[view.id].view.state == "completed")
+        await until(lambda: runs.view(view.id).state == "completed")
         replicas = [Courier(runs, Subscriptions(state, QUICK), QUICK) for _ in range(3)]
         async with running(replicas[0].serve()), running(replicas[1].serve()), running(replicas[2].serve()):
             await until(lambda: not subscriptions.waiting())
@@ -233,3 +196,30 @@ async def test_configurations_go_some_days_after_the_task_has_ended(state: Path)
     os.utime(ended, (time.time() - 100_000, time.time() - 100_000))
     await asyncio.to_thread(subscriptions.clean)
     assert not subscriptions.of("old") and subscriptions.of("new")
+
+
+async def test_run_that_cannot_be_followed_for_a_moment_is_followed_later(
+    state: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    runs, subscriptions = FakeRuns(), Subscriptions(state, QUICK)
+    get, calls = runs.get, itertools.count()
+
+    async def sometimes(who: Principal, run: str) -> View:
+        if next(calls) < 2:
+            raise OSError("the disk is away")
+        return await get(who, run)
+
+    monkeypatch.setattr(runs, "get", sometimes)
+    async with hook() as hears:
+        view = await runs.start(ME, "clerk", "say Done.")
+        subscriptions.put(Subscription(run=view.id, id="c", principal="me", url=hears.url))
+        async with running(Courier(runs, subscriptions, QUICK).serve()):
+            await until(lambda: "COMPLETED" in hears.states)
+    assert "the disk is away" in caplog.text
+
+
+async def test_configurations_of_a_run_that_is_gone_go_too(state: Path) -> None:
+    runs, subscriptions = FakeRuns(), Subscriptions(state, QUICK)
+    subscriptions.put(Subscription(run="gone", id="c", principal="me", url="https://example.com/"))
+    async with running(Courier(runs, subscriptions, QUICK).serve()):
+        await until(lambda: not subscriptions.of("gone") and not subscriptions.waiting())

@@ -86,8 +86,7 @@ async def test_task_that_takes_too_long_is_canceled(state: Path) -> None:
     async with clerk(state, timeout_s=0.3) as (here, ask, _):
         with pytest.raises(ToolError, match="did not answer within"):
             await ask.run(call(message="wait"))
-        (one,) = here.runs._runs.values()
-        assert one.view.state == "canceled"
+        assert [here.runs.view(id).state for id in here.runs.ids] == ["canceled"]
 
 
 async def test_stream_that_breaks_is_followed_by_asking(state: Path) -> None:
@@ -105,7 +104,7 @@ async def test_stream_that_breaks_is_followed_by_asking(state: Path) -> None:
 
         async def release() -> None:
             await until(lambda: here.runs.started)
-            here.runs.release(next(iter(here.runs._runs)))
+            here.runs.release(here.runs.ids[0])
 
         async with running(release()):
             assert (await ask.run(call(message="wait\nsay Done."))).content == "Done."
@@ -133,7 +132,7 @@ async def test_agent_without_streams_is_polled(state: Path) -> None:
 
         async def release() -> None:
             await until(lambda: here.runs.started)
-            here.runs.release(next(iter(here.runs._runs)))
+            here.runs.release(here.runs.ids[0])
 
         async with running(release()):
             assert (await ask.run(call(message="wait\nsay Done."))).content == "Done."
