@@ -49,6 +49,7 @@ def list_(agent: str | None, count: int, as_json: bool) -> None:
     """Show the newest runs: yours, or with an admin key everybody's."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     with _client() as client:
         found = client.get(f"/agents/runs?limit={count}{f'&agent={_part(agent)}' if agent else ''}")["runs"]
@@ -62,15 +63,18 @@ def list_(agent: str | None, count: int, as_json: bool) -> None:
         age = _age(time.time() - view["created"])
         table.add_row(
             view["id"],
-            _plain(view["agent"], 20),
-            _state(view["state"]),
-            _plain(view["principal"], 16),
+            Text(_plain(view["agent"], 20)),
+            Text(view["state"], COLOURS.get(view["state"], "")),
+            Text(_plain(view["principal"], 16)),
             str(view["turns"]),
             f"{view['tokens']:,}",
             age,
-            _plain(view["task"], 48),
+            Text(_plain(view["task"], 48)),
         )
-    Console(highlight=False).print(table)
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 200  # a pipe has none of its own, and ids must stay whole
+    console.print(table)
 
 
 @agents.command()
@@ -165,11 +169,6 @@ def _gist(step: dict[str, Any]) -> str:
             return f"{body['state']} {body.get('reason') or ''}"
         case _:
             return " ".join(f"{name}={value}" for name, value in body.items() if isinstance(value, str | float | bool))
-
-
-def _state(state: str) -> str:
-    colour = COLOURS.get(state)
-    return f"[{colour}]{state}[/]" if colour else state
 
 
 def _age(seconds: float) -> str:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+import zlib
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 from cluster.auth import Principal
 from cluster.log import LogUnavailable
+from cluster.log.entries import decode, encode
 from cluster.records import Step
 from services.agents import journal
 from services.agents.journal import Called, Event, Progress
@@ -32,20 +34,22 @@ class Live:
 
     __slots__ = (
         "_changed",
+        "_packed",
         "_pool",
+        "_steps",
         "_writing",
         "gate",
         "gone",
         "model",
         "permits",
         "progress",
-        "steps",
         "task",
         "tools",
     )
 
     def __init__(self, pool: Pool, progress: Progress, steps: list[Step], tools: Toolbox) -> None:
-        self._pool, self.progress, self.steps, self.tools = pool, progress, steps, tools
+        self._pool, self.progress, self._steps, self.tools = pool, progress, steps, tools
+        self._packed: bytes | None = None
         self.model: Model = pool.model
         self.permits: Permits = pool.permits
         self.task: asyncio.Task[None] | None = None
@@ -56,11 +60,30 @@ class Live:
         self._writing = asyncio.Lock()
         self._changed: asyncio.Future[None] | None = None
 
+    @property
+    def steps(self) -> list[Step]:
+        """The journal so far."""
+        return self._steps if self._packed is None else _unpacked(self._packed)
+
+    def pack(self) -> None:
+        """Take little room: what the run needs to go on is in its journal."""
+        if self._packed is None:
+            self._packed = zlib.compress(b"\n".join([encode(step) for step in self._steps]), 1)
+            self._steps, self.progress.messages, self.progress.calls = [], [], []
+
+    def unpack(self) -> None:
+        """Be as before."""
+        if self._packed is not None:
+            self._steps, self._packed = _unpacked(self._packed), None
+            whole = journal.fold(self._steps)
+            self.progress.messages, self.progress.calls = whole.messages, whole.calls
+
     async def write(self, *events: Event) -> None:
         """On disk, and then taken. A caller that is cancelled meanwhile learns it only after that: no number of the
         journal is ever used for two things."""
         async with self._writing:
             self.hold()
+            self.unpack()
             cancelled = False
             steps = self._as_steps(events)
             while True:
@@ -85,7 +108,7 @@ class Live:
                 self.progress.take(step, event)
                 if isinstance(event, Called):
                     self._pool.note(step.principal, event.tool)
-            self.steps += steps
+            self._steps += steps
             self.tell()
         if cancelled:
             raise asyncio.CancelledError
@@ -120,8 +143,8 @@ class Live:
         """Its steps from number `since` on, until it ends, waits, or is somebody else's."""
         place = next((place for place, step in enumerate(self.steps) if step.number >= since), len(self.steps))
         while True:
-            while place < len(self.steps):
-                yield self.steps[place]
+            for step in self.steps[place:]:
+                yield step
                 place += 1
             if self.gone or self.progress.state != "working":
                 return
@@ -154,3 +177,8 @@ class Live:
             )
             for number, event in enumerate(events, run.number)
         ]
+
+
+def _unpacked(packed: bytes) -> list[Step]:
+    entries = map(decode, zlib.decompress(packed).split(b"\n"))
+    return [entry for entry in entries if isinstance(entry, Step)]

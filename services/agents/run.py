@@ -289,6 +289,7 @@ class Pool:
         async with live.gate:
             if run.ended:
                 raise ValueError(f"{run.run} has ended already: {run.state}")
+            live.unpack()
             children = [call.operation for call in run.pending if call.begun and _spawns(live, call.tool)]
             await live.stop()
             if not run.ended:
@@ -344,8 +345,7 @@ class Pool:
 
     async def _done_late(self, method: str, who: Principal, run: str, old: Progress, *arguments: Any) -> View:
         """The same of a run that ended long ago."""
-        live = Live(self, old, [], Toolbox())
-        self._remember(live, await asyncio.to_thread(self._archive.run, run))
+        self._remember(Live(self, old, await asyncio.to_thread(self._archive.run, run), Toolbox()))
         done = await self.peer(method, who, run, *arguments)
         if isinstance(done, ValueError):
             raise done
@@ -449,11 +449,13 @@ class Pool:
         live.task = None
         if live.progress.ended:
             self._live.pop(live.progress.run, None)
-            self._remember(live, live.steps)
+            self._remember(live)
             self._poke_parent(live.progress)
+        elif live.progress.state == "input-required":
+            live.pack()
 
-    def _remember(self, live: Live, steps: Steps) -> None:
-        live.steps = steps
+    def _remember(self, live: Live) -> None:
+        live.pack()
         self._over[live.progress.run] = live
         while len(self._over) > REMEMBERED:
             self._over.popitem(last=False)
@@ -510,6 +512,8 @@ class Pool:
                 logger.info("took over %d runs of %s", len(lives), orphan.name)
                 for live in lives:
                     self._go(live)
+                    if live.task is None:
+                        live.pack()
                     if live.progress.child:
                         self._errand(self._look_after(live))
 
