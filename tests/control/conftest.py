@@ -27,6 +27,7 @@ def control(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     recipe.write_text("curation: {min_rows: 150, replay: {share: 0}}")
     wheel = {"name": "wheel", "route_prefix": "/admin/wheel", "import_path": "pipelines.wheel:app"}
     rollout = {"name": "rollout", "route_prefix": "/admin/rollout", "import_path": "services.rollout:app"}
+    mcp = {"name": "mcp", "route_prefix": "/mcp", "import_path": "services.agents.mcp_app:build"}
     config = {
         "proxy_location": "EveryNode",
         "applications": [
@@ -34,6 +35,7 @@ def control(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
             {**rollout, "args": {"session_s": 0.5, "look_every_s": 0.2}},
             {**wheel, "args": {**WHEEL, "recipe": str(recipe)}},
             {"name": "limited", "route_prefix": "/limited", "import_path": "tests.control.limited:app"},
+            {**mcp, "deployments": [{"name": "mcp", "num_replicas": 2}]},
         ],
     }
     (folder / "serve.yaml").write_text(yaml.safe_dump(config))

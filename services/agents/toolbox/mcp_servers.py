@@ -115,7 +115,10 @@ class Link:
         """What the server says of its tools, by name; not older than `check_s`. Raises `ToolError`."""
         client = await self._connected()
         if time.monotonic() - self._listed_at > self._server.check_s:
-            self._tools = await self._sent(client, self._list, again=True)
+            try:
+                self._tools = await self._sent(client, self._list, again=True)
+            except Lost:
+                raise ToolError(f"the MCP server {self.name} goes away whenever it is asked for its tools") from None
             self._listed_at = time.monotonic()
         return self._tools
 

@@ -129,10 +129,9 @@ def names(tools: Mapping[str, Collection[str]], taken: Collection[str] = ()) -> 
     OpenAI's API takes. Depends on what is consented to alone, so a server that is away renames nobody's tools."""
     plain = {(server, name): re.sub(r"[^A-Za-z0-9_-]", "_", name) for server, each in tools.items() for name in each}
     uses = Counter([*plain.values(), *taken])
-    return {
-        (server, name): _short(called if uses[called] == 1 else f"{server}_{called}")
-        for (server, name), called in plain.items()
-    }
+    called = {key: name if uses[name] == 1 else f"{key[0]}_{name}" for key, name in plain.items()}
+    uses = Counter([*called.values(), *taken])
+    return {key: name if uses[name] == 1 and len(name) <= 64 else _short(name, key) for key, name in called.items()}
 
 
 def idempotent(words: Words) -> bool:
@@ -165,7 +164,6 @@ def _text(block: ContentBlock) -> str:
             return f"[{resource.mime_type or 'data'}: {resource.uri}]"
 
 
-def _short(name: str) -> str:
-    if len(name) <= 64:
-        return name
-    return f"{name[:55]}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+def _short(name: str, key: tuple[str, str]) -> str:
+    """A name that is not too long, and of this one tool alone."""
+    return f"{name[:55]}_{hashlib.sha256('/'.join(key).encode()).hexdigest()[:8]}"

@@ -14,7 +14,8 @@ from starlette.types import ASGIApp
 @asynccontextmanager
 async def listening(app: ASGIApp, port: int = 0) -> AsyncIterator[str]:
     """Its address while it is served, such as `http://127.0.0.1:40001`."""
-    with socket.socket() as listener:
+    # The protocol is named because asyncio sends without delay (TCP_NODELAY) on sockets that say theirs.
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(("127.0.0.1", port))
         server = uvicorn.Server(uvicorn.Config(app, lifespan="on", log_level="warning", timeout_graceful_shutdown=1))

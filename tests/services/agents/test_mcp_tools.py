@@ -214,8 +214,8 @@ def test_settings_tell_the_two_kinds_apart() -> None:
         ({"a": ["x"], "b": ["y"]}, (), ["x", "y"]),
         ({"a": ["x"], "b": ["x"]}, (), ["a_x", "b_x"]),
         ({"a": ["x", "y"]}, ("x",), ["a_x", "y"]),
-        ({"a": ["x.y", "x/y"]}, (), ["a_x_y", "a_x_y"]),  # the toolbox then says which two to rename
-        ({"a": ["n" * 70]}, (), ["n" * 55 + "_" + "85069ddf"]),
+        ({"a": ["x.y", "x/y"]}, (), ["a_x_y_294cce43", "a_x_y_51cc6298"]),
+        ({"a": ["n" * 70]}, (), ["n" * 55 + "_95702f4f"]),
     ],
 )
 def test_name_is_the_servers_own_where_nobody_else_has_it(
