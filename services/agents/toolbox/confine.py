@@ -3,7 +3,7 @@
 No network, no environment, its own processes and /proc, a root that is read-only and has only the system's programs
 and one Python in it, /tmp in memory and of bounded size. Where we are root, what runs inside is a user that the machine
 does not know (root is exempt from limits on processes, in a user namespace too); otherwise it is ourselves in a user
-namespace. Source: bwrap(1), setpriv(1), prlimit(1), choom(1).
+namespace. Source: bwrap(1), setpriv(1), prlimit(1), choom(1), timeout(1).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-HELPERS = ("setpriv", "choom", "nice", "prlimit")
+HELPERS = ("setpriv", "choom", "nice", "prlimit", "timeout")
 """Of util-linux and coreutils; they run inside, so they must lie below /usr."""
 PROGRAM = "/program"
 WRITABLE = ("/tmp", "/dev/shm")
@@ -23,6 +23,8 @@ SYSTEM = ("/bin", "/sbin", "/lib", "/lib32", "/lib64")
 STRANGERS = 0x70000000
 """Users from here on belong to nobody (systemd's containers end below)."""
 OPEN_FILES = 128
+ORPHAN_S = 15.0
+"""A program whose replica died at a bad moment ends by itself so much later than it should have."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,8 @@ def command(
         *("--seccomp", str(seccomp), "--"),
         *(_as_stranger() if root else []),
         *("choom", "-n", "1000", "--", "nice", "-n", "15", "prlimit", *_limits(bounds), "--"),
+        # Should nobody be left to end it.
+        *("timeout", "--signal=KILL", f"{bounds.seconds + ORPHAN_S:g}"),
         *inside,
     ]
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -22,15 +23,17 @@ from cluster.settings import Strict
 from services.agents.toolbox import confine
 from services.agents.toolbox.confine import Bounds
 from services.agents.toolbox.syscalls import seccomp_filter
-from services.agents.toolbox.usage import usage
+from services.agents.toolbox.usage import descendants, usage
 from services.agents.tools import Invocation, Result, Tool, ToolError
 
 WATCH_S = 0.05
 QUEUE_S = 60.0
 """Longest that a call waits for others to end."""
 MOST_FILES = 20_000
+END_S = 10.0
+"""A sandbox that is still there so long after its end is a defect."""
 OWN = 2
-"""bubblewrap's own processes below the one that was started: its first inside, and its last step."""
+"""Processes inside that are not the program's: bubblewrap's first, and `timeout`."""
 LONGEST = 100_000
 """Characters of a program."""
 
@@ -101,8 +104,14 @@ class Sandbox:
         except TimeoutError:
             raise ToolError("too many programs are running; try again later") from None
         try:
-            with _open(program.encode(errors="replace")) as code, _open(self._filter) as seccomp:
-                process = await asyncio.create_subprocess_exec(
+            return await self._outcome(await self._started(inside, program))
+        finally:
+            self._slots.release()
+
+    async def _started(self, inside: list[str], program: str) -> asyncio.subprocess.Process:
+        with _open(program.encode(errors="replace")) as code, _open(self._filter) as seccomp:
+            starting = asyncio.ensure_future(
+                asyncio.create_subprocess_exec(
                     *confine.command(inside, self._bounds, self._folders, code, seccomp),
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=asyncio.subprocess.PIPE,
@@ -112,9 +121,12 @@ class Sandbox:
                     cwd="/",
                     start_new_session=True,
                 )
-            return await self._outcome(process)
-        finally:
-            self._slots.release()
+            )
+            try:
+                return await asyncio.shield(starting)
+            except asyncio.CancelledError:  # asyncio itself would wait for pipes that nobody empties
+                await _end(await starting)
+                raise
 
     async def _outcome(self, process: asyncio.subprocess.Process) -> Result:
         output = Output()
@@ -125,10 +137,8 @@ class Sandbox:
         finally:
             for each in ends:
                 each.cancel()
-            if process.returncode is None:
-                with suppress(ProcessLookupError):
-                    process.kill()  # bubblewrap takes everything inside with it
-                await process.wait()
+            await asyncio.gather(*ends, return_exceptions=True)
+            await _end(process)
         text = bytes(output.content[: self._settings.output_bytes]).decode(errors="replace")
         if why:
             return Result(f"{text}\n[ended: {why}]".lstrip("\n"), failed=True)
@@ -199,6 +209,21 @@ async def sandbox_tools(settings: SandboxSettings, state: Path) -> list[Tool]:
 def _schema(name: str, description: str) -> dict[str, Any]:
     argument = {"type": "string", "minLength": 1, "maxLength": LONGEST, "description": description}
     return {"type": "object", "properties": {name: argument}, "required": [name], "additionalProperties": False}
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """The first process inside takes all others with it. While it is being made it may not notice that bubblewrap has
+    been killed: so it goes first, and with bubblewrap what is of its group still."""
+    assert process.stdout
+    with suppress(ProcessLookupError):
+        for each in descendants(process.pid):
+            with suppress(ProcessLookupError):
+                os.kill(each, signal.SIGKILL)
+        os.killpg(process.pid, signal.SIGKILL)
+    async with asyncio.timeout(END_S):
+        while await process.stdout.read(64 * 1024):  # asyncio tells the end of a process only once its pipes are empty
+            pass
+        await process.wait()
 
 
 @contextmanager
