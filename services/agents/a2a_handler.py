@@ -55,7 +55,7 @@ from a2a.utils.task import (
 from cluster.auth import Principal
 from services.agents import a2a_tasks
 from services.agents.a2a_tasks import REPEATABLE, decision, events, run_id, settle
-from services.agents.contract import ENDED, Runs, View
+from services.agents.contract import ENDED, Busy, Runs, View
 from services.agents.push import Subscription, Subscriptions
 
 logger = logging.getLogger(__name__)
@@ -279,6 +279,8 @@ async def _asked(answer: Awaitable[_Answer], refusal: type[A2AError] = InvalidPa
         raise TaskNotFoundError from None
     except ValueError as error:
         raise refusal(str(error)) from None
+    except Busy as error:
+        raise InternalError(str(error)) from None
 
 
 def _checked(call: Callable[[Subscription], None], subscription: Subscription) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from cluster.client import Client
+    from services.agents.settings import AgentsSettings
+    from services.agents.toolbox.consent import Change
 
 json_option = click.option("--json", "as_json", is_flag=True, help="As JSON.")
 
@@ -111,6 +114,67 @@ def approve(run: str, declined: bool, result: str | None, answer: str | None) ->
             said = {"approved": not declined, **({"result": result} if result is not None else {})}
             view = client.post(f"/agents/runs/{_part(run)}/approve", said)
     click.echo(f"{view['id']} is {view['state']}")
+
+
+@agents.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--for", "principal", default="owner", show_default=True, help="Key, by its name, whose agents find it.")
+def remember(files: tuple[Path, ...], principal: str) -> None:
+    """Store text FILES in the memory in which agents look things up. A file again replaces what it said before."""
+    import asyncio
+
+    from cluster.client import find_key
+    from cluster.settings import Settings
+    from services.agents.memory.remember import ingest, memories
+
+    cluster, settings = Settings.from_environment(), _deployed().memory
+    key = find_key(cluster) if settings.embeddings and not settings.embeddings.key_variable else None
+    stored = asyncio.run(ingest(memories(settings, cluster, key), principal, list(files)))
+    for source, passages in stored:
+        click.echo(f"{source}: {passages} passages")
+
+
+@agents.command()
+@click.argument("server")
+@click.option("--yes", is_flag=True, help="Consent without being asked.")
+def consent(server: str, yes: bool) -> None:
+    """Look at the tools of an MCP SERVER that the settings name, and let agents use them as they are now.
+
+    A model reads a tool's description as if you had written it. So a tool that is new, or told in other words than you
+    have seen, is not offered before you have looked at it. Replicas that start from then on offer it.
+    """
+    import asyncio
+    import getpass
+
+    from cluster.settings import Settings
+    from services.agents.toolbox.mcp_tools import ask_consent
+
+    def agree(changes: list[Change]) -> bool:
+        for change in changes:
+            click.secho(f"{change.kind}: {change.tool}", bold=True)
+            click.echo(_plain(change.diff, 100_000, lines=True))
+        return yes or click.confirm("consent?")
+
+    servers, state = _deployed().tools.mcp, Settings.from_environment().state
+    given = asyncio.run(ask_consent(server, servers, state, getpass.getuser(), agree))
+    click.echo(f"{len(given.tools)} tools of {server} may be used" if given else f"no tool of {server} may be used")
+
+
+def _deployed() -> AgentsSettings:
+    """The settings that the running application has."""
+    from cluster.deploy import Serve
+    from cluster.environment import token_path
+    from cluster.settings import Settings
+    from services.agents.settings import AgentsSettings
+
+    settings = Settings.from_environment()
+    with Serve(settings.dashboard_url, token_path(settings).read_text().strip()) as serve:
+        if not serve.ready():
+            raise ValueError(f"no cluster answers at {settings.dashboard_url}; start it with `trivium up`")
+        found = serve.details()["applications"].get("agents")
+    if found is None:
+        raise ValueError("the cluster runs no application `agents`; add it to the Serve config")
+    return AgentsSettings.model_validate(found["deployed_app_config"]["args"])
 
 
 def _client() -> Client:

@@ -71,9 +71,13 @@ class View(Frozen):
     tokens: int = 0
 
 
+class Busy(RuntimeError):
+    """Not now, but soon perhaps. One sentence."""
+
+
 class Runs(Protocol):
     """The runs of a cluster, from any of its replicas. A run of another principal is unknown (`KeyError`), unless the
-    asker has the scope `admin`. `ValueError` has one sentence with the fix."""
+    asker has the scope `admin`. `ValueError` has one sentence with the fix; after `Busy` it is worth trying again."""
 
     async def agents(self) -> dict[str, Agent]: ...
 

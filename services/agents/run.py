@@ -25,7 +25,7 @@ from cluster.log import Log
 from cluster.records import Message, Step
 from services.agents import journal, loop, owners
 from services.agents.archive import WRITER, Archive
-from services.agents.contract import ENDED, Agent, RunLimits, View
+from services.agents.contract import ENDED, Agent, Busy, RunLimits, View
 from services.agents.journal import Canceled, Claim, Ended, Heard, Progress, Rewarded, Start
 from services.agents.live import Live
 from services.agents.owners import NotOurs, Ownership
@@ -53,10 +53,6 @@ Steps = list[Step]
 Messages = list[Message]
 Progresses = list[Progress]
 _RUN = re.compile(r"run-[0-9a-f]{24}")
-
-
-class Busy(RuntimeError):
-    """Not now: 503. One sentence."""
 
 
 class Peers(Protocol):

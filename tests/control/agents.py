@@ -11,6 +11,7 @@ from ray import serve
 
 from cluster.settings import Settings
 from services.agents.app import Parts, application
+from services.agents.memory.share import Root
 from services.agents.settings import AgentsSettings
 from services.agents.tools import Invocation, Result, Tool, Toolbox
 from tests.services.agents.scripted import Listed
@@ -57,7 +58,7 @@ async def _hold(invocation: Invocation) -> Result:
     return Result("held")
 
 
-async def parts(settings: AgentsSettings) -> Parts:
+async def parts(settings: AgentsSettings, root: Root) -> Parts:
     hold = Tool("hold", "Waits for a file.", TEXT, _hold, "function:tests", idempotent=True)
     permits = Listed(permitted=("note", "hold", "spawn_helper"), asked=("pay",))
     return Parts(Toolbox([noting("note"), noting("pay"), hold]), permits)

@@ -11,8 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import httpx2
 import pytest
 import yaml
+from a2a.client import A2ACardResolver, ClientConfig, ClientFactory
+from a2a.types.a2a_pb2 import Message, Part, Role, SendMessageRequest
+from mcp.client import Client
+from mcp.client.streamable_http import streamable_http_client
 
 from cluster.log import Log
 from cluster.records import Record
@@ -26,15 +31,17 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """Two replicas of agents beside a model that says what it is told to."""
+    """Two replicas of agents, and /mcp, beside a model that says what it is told to."""
     folder = tmp_path_factory.mktemp("agents")
     cluster = Cluster.on_free_ports(folder / "state")
     cluster = replace(cluster, variables={**cluster.variables, "PYTHONPATH": str(ROOT)})
     cluster.state.mkdir()
     agents = {"name": "agents", "route_prefix": "/agents", "import_path": "tests.control.agents:app", "args": ARGS}
+    mcp = {"name": "mcp", "route_prefix": "/mcp", "import_path": "services.agents.mcp_app:build", "args": {}}
     config = {
         "proxy_location": "EveryNode",
         "applications": [
+            mcp,
             {"name": "thinker", "route_prefix": "/", "import_path": "tests.control.thinker:app"},
             {**agents, "deployments": [{"name": "agents", "num_replicas": 2}]},
         ],
@@ -243,3 +250,39 @@ def test_steps_are_exported_and_imported_like_all_of_the_log(place: Cluster, tmp
     again = place.trivium("log", "import", str(out))
     assert "0 records and 0 feedback imported" in again.stdout
     assert "end" in place.trivium("log", "tail", "-n", "50").stdout
+
+
+async def test_an_mcp_client_runs_an_agent_asks_a_model_and_sees_how_all_is(place: Cluster, web: Web) -> None:
+    headers = {"authorization": f"Bearer {place.api_key}"}
+    address = f"http://127.0.0.1:{place.settings.http_port}/mcp"
+    async with (
+        httpx2.AsyncClient(headers=headers, trust_env=False) as http,
+        Client(streamable_http_client(address, http_client=http)) as client,
+    ):
+        task = json.dumps([[["note", {"text": "by mcp"}]], "done by mcp"])
+        ran = await client.call_tool("run_agent", {"agent": "clerk", "task": task})
+        assert ran.structured_content is not None and ran.structured_content["answer"] == "done by mcp"
+        assert web.run(ran.structured_content["id"]) == ran.structured_content
+        asked = await client.call_tool("ask_model", {"model": "scripted", "prompt": json.dumps(["said at once"])})
+        assert [block.text for block in asked.content if block.type == "text"] == ["said at once"]
+        status = await client.call_tool("cluster_status", {})
+        assert status.structured_content is not None
+        assert status.structured_content["applications"]["agents"]["replicas"] == {"agents": {"RUNNING": 2}}
+        unknown = await client.call_tool("get_run", {"run": "run-none"})
+        assert unknown.is_error and "no such run" in str(unknown.content)
+
+
+async def test_another_agent_meets_one_over_a2a_on_the_public_port(place: Cluster, web: Web) -> None:
+    base = f"http://127.0.0.1:{place.settings.http_port}/agents/clerk"
+    async with httpx.AsyncClient(headers={"authorization": f"Bearer {place.api_key}"}, trust_env=False) as http:
+        card = await A2ACardResolver(http, base).get_agent_card()
+        assert card.description == "Does as told."
+        client = ClientFactory(ClientConfig(httpx_client=http, streaming=True)).create(card)
+        said = Message(message_id="m1", role=Role.ROLE_USER, parts=[Part(text=json.dumps(["done by a2a"]))])
+        seen = [event async for event in client.send_message(SendMessageRequest(message=said))]
+    task = next(event.task for event in seen if event.HasField("task"))
+    assert web.becomes(task.id, "completed")["answer"] == "done by a2a"
+    assert any("done by a2a" in str(event) for event in seen)
+    nobody = httpx.get(f"{base}/.well-known/agent-card.json", trust_env=False)
+    assert nobody.status_code == 200, "a card is for everybody"
+    assert httpx.post(f"{base}/a2a", json={}, trust_env=False).status_code == 401

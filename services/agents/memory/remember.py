@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
 from pathlib import Path
-from typing import Any
-
-import click
 
 from cluster.settings import Settings
 from services.agents.memory.settings import MemorySettings
@@ -76,24 +71,3 @@ async def ingest(memory: Memories, principal: str, files: list[Path]) -> list[tu
             reason = error.strerror if isinstance(error, OSError) else "not text in UTF-8"
             raise ValueError(f"{file} cannot be read ({reason}); give text files, such as Markdown") from None
     return [(source, await memory.remember(principal, source, text)) for source, text in texts]
-
-
-def command(load: Any) -> click.Command:
-    """`trivium agents remember FILE...`. `load`: the cluster's `MemorySettings`, once they are asked for."""
-
-    @click.command("remember")
-    @click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
-    @click.option("--for", "principal", default="owner", show_default=True, help="Key by name whose agents find it.")
-    def told(files: tuple[Path, ...], principal: str) -> None:
-        """Store text FILES in the memory that agents look things up in. A file again replaces what it said before."""
-        from cluster.client import find_key
-
-        cluster, settings = Settings.from_environment(), load()
-        key = find_key(cluster) if settings.embeddings and not settings.embeddings.key_variable else None
-        started = time.monotonic()
-        stored = asyncio.run(ingest(memories(settings, cluster, key), principal, list(files)))
-        for source, passages in stored:
-            click.echo(f"{source}: {passages} passages")
-        click.echo(f"{len(stored)} documents in {time.monotonic() - started:.1f} s")
-
-    return told

@@ -6,7 +6,9 @@ from cluster.settings import Strict
 from services.agents.toolbox.database import SqlSettings
 from services.agents.toolbox.fetch import FetchSettings
 from services.agents.toolbox.functions import FunctionSettings
+from services.agents.toolbox.mcp_tools import McpToolsSettings
 from services.agents.toolbox.openapi_tools import OpenApiSettings
+from services.agents.toolbox.remote import RemoteAgentsSettings
 from services.agents.toolbox.sandbox import SandboxSettings
 
 
@@ -19,3 +21,7 @@ class ToolSettings(Strict):
     """`python` and `shell`."""
     http_get: FetchSettings | None = None
     sql: SqlSettings | None = None
+    mcp: McpToolsSettings = McpToolsSettings()
+    """Servers of the Model Context Protocol; what they offer wants an operator's consent (`trivium agents consent`)."""
+    a2a: RemoteAgentsSettings = RemoteAgentsSettings()
+    """Agents of others."""

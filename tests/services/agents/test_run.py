@@ -17,7 +17,7 @@ from cluster.records import Step
 from services.agents.contract import Agent, RunLimits, View
 from services.agents.journal import Thought
 from services.agents.loop import ModelError, Turn
-from services.agents.run import Busy, Pool
+from services.agents.run import Pool
 from services.agents.tools import Invocation, Result, Tool, ToolError
 from tests.services.agents.scripted import ADMIN, ANNA, BOB, Listed, Scripted, call, noting, pool, says
 

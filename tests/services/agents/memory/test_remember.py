@@ -10,10 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.settings import Settings
-from services.agents.memory.remember import command, ingest, memories, remember
+from services.agents.cli import agents
+from services.agents.memory.remember import ingest, memories, remember
 from services.agents.memory.settings import MemorySettings
 from services.agents.memory.splitting import split
 from services.agents.memory.vectors import Memories
+from services.agents.settings import AgentsSettings
 from services.agents.tools import Caller, Invocation, ToolError
 
 
@@ -56,7 +58,8 @@ def test_the_command_stores_files_for_a_key_by_its_name(tmp_path: Path, monkeypa
     monkeypatch.setenv("TRIVIUM_STATE", str(tmp_path / "state"))
     file = tmp_path / "shop.md"
     file.write_text("Red mugs.\n\nBlue mugs.")
-    ran = CliRunner().invoke(command(MemorySettings), [str(file), "--for", "ann"])
+    monkeypatch.setattr("services.agents.cli._deployed", AgentsSettings)
+    ran = CliRunner().invoke(agents, ["remember", str(file), "--for", "ann"])
     assert ran.exit_code == 0, ran.output
     assert f"{file}: 1 passages" in ran.output
 
