@@ -86,8 +86,7 @@ async def status() -> dict[str, Any]:
                 "status": application.status.value,
                 "message": application.message,
                 "replicas": {
-                    each: {state.value: count for state, count in deployment.replica_states.items()}
-                    for each, deployment in application.deployments.items()
+                    each: dict(deployment.replica_states) for each, deployment in application.deployments.items()
                 },
             }
             for name, application in overview.applications.items()

@@ -14,7 +14,7 @@ import pytest
 from cluster.auth import Principal
 from cluster.log import Log
 from cluster.records import Step
-from services.agents.contract import Agent, RunLimits, View
+from services.agents.contract import Agent, Busy, RunLimits, View
 from services.agents.journal import Thought
 from services.agents.loop import ModelError, Turn
 from services.agents.run import Pool
