@@ -110,6 +110,13 @@ async def test_folder_of_the_operators_can_be_read_and_not_written(state: Path, 
     assert not (folder / "b.csv").exists()
 
 
+async def test_interpreter_of_a_virtual_environment_brings_what_is_installed_there(state: Path) -> None:
+    plain = await limited(state).python("import cedarpy")
+    assert "ModuleNotFoundError" in plain.content
+    said = await limited(state, python=sys.executable).python("import cedarpy; print(cedarpy.__name__)")
+    assert said == Result("cedarpy\n")
+
+
 # What it keeps in
 
 
