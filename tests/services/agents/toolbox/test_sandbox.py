@@ -222,7 +222,7 @@ async def test_fork_bomb_stays_small_and_ends(state: Path) -> None:
         most = max(most, len(list(descendants(os.getpid()))))
         await asyncio.wait([exploding], timeout=0.1)
     assert exploding.result() == Result("[ended: it took longer than 3 s]", failed=True)
-    assert 32 <= most < 40
+    assert 8 < most < 40
     await asyncio.to_thread(eventually, lambda: not list(descendants(os.getpid())), 10, "the end of the bomb")
 
 
@@ -280,8 +280,8 @@ async def test_memory_that_processes_share_counts_once(state: Path) -> None:
 
 async def test_time_is_bounded_and_takes_everything_with_it(state: Path) -> None:
     mark = uuid.uuid4().hex
-    said = await limited(state, timeout_s=1).shell(f"echo begun; setsid sh -c 'sleep 1000; : {mark}' & sleep 1000")
-    assert said == Result("begun\n\n[ended: it took longer than 1 s]", failed=True)
+    said = await limited(state, timeout_s=3).shell(f"echo begun; setsid sh -c 'sleep 1000; : {mark}' & sleep 1000")
+    assert said == Result("begun\n\n[ended: it took longer than 3 s]", failed=True)
     await gone(mark)
 
 
@@ -338,11 +338,16 @@ async def test_replica_that_is_killed_takes_its_programs_along(state: Path) -> N
 
 async def test_no_more_than_so_many_at_once(state: Path) -> None:
     mark = uuid.uuid4().hex
-    sandbox = limited(state, at_once=1, timeout_s=1)
-    both = [asyncio.create_task(sandbox.shell(f"sh -c 'sleep 1000; : {mark}-{n}'")) for n in "ab"]
+    sandbox = limited(state, at_once=1)
+    first, second = [asyncio.create_task(sandbox.shell(f"sh -c 'sleep 1000; : {mark}-{n}'")) for n in "ab"]
     await asyncio.to_thread(eventually, lambda: running(f"{mark}-a"), 10, "the first program")
     assert not running(f"{mark}-b")
-    assert [said.failed for said in await asyncio.gather(*both)] == [True, True]
+    first.cancel()
+    await asyncio.to_thread(eventually, lambda: running(f"{mark}-b"), 10, "the second program")
+    second.cancel()
+    assert all(
+        isinstance(each, asyncio.CancelledError) for each in await asyncio.gather(first, second, return_exceptions=True)
+    )
 
 
 # Where it cannot be had
