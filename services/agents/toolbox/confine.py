@@ -135,24 +135,23 @@ def _memory(folder: str, size_bytes: int) -> list[str]:
 
 
 def needed(python: Path, folders: tuple[Path, ...]) -> tuple[Path, ...]:
-    """What must be bound beside /usr for an interpreter to run, and what else is wanted; links followed."""
-    prefixes = (
-        [Path(sys.base_prefix)] if python == own_python() else [python.parent.parent, python.resolve().parents[1]]
-    )
-    wanted = dict.fromkeys(path.resolve() for path in [*prefixes, *folders])
+    """What must be bound beside /usr for an interpreter to run, and what else is wanted, each under its own name."""
+    prefixes = [python.parent.parent, python.resolve().parents[1]]  # a virtual environment, and what it is made from
+    wanted = dict.fromkeys(Path(os.path.abspath(path)) for path in [*prefixes, *folders])
     return tuple(path for path in wanted if not path.is_relative_to("/usr"))
 
 
 def own_python() -> Path:
-    """The interpreter below this one's virtual environment: it comes with the standard library alone."""
+    """The interpreter below this one's virtual environment."""
     return Path(sys.base_prefix, "bin", f"python{sys.version_info.major}.{sys.version_info.minor}")
 
 
 def check_hidden(bound: tuple[Path, ...], secret: tuple[Path, ...], whole: tuple[Path, ...]) -> None:
     """Raises `ValueError` if anything bound shows a secret folder, or lies in one of those that stay hidden whole."""
     for folder in (Path("/usr"), *bound):
+        shown = folder.resolve()
         for each in (*secret, *whole):
-            if each.resolve().is_relative_to(folder) or (each in whole and folder.is_relative_to(each.resolve())):
+            if each.resolve().is_relative_to(shown) or (each in whole and shown.is_relative_to(each.resolve())):
                 raise ValueError(
                     f"{folder} shows {each}, which no sandbox may see; name another folder for the sandbox"
                 )

@@ -42,8 +42,8 @@ class SandboxSettings(Strict):
     """The tools `python` and `shell`. Needs bubblewrap 0.8 (Debian 12, Ubuntu 24.04, Fedora 38)."""
 
     python: Path | None = None
-    """An interpreter, such as that of a virtual environment with what agents may import; the standard library alone
-    if left out."""
+    """An interpreter, such as that of a virtual environment with what agents may import; the one below our own virtual
+    environment if left out, which mostly has the standard library alone."""
     folders: tuple[Path, ...] = ()
     """Folders that can be read inside, under their own names."""
     memory_mib: int = Field(512, ge=32)

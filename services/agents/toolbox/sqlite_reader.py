@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from services.agents.toolbox.reading import Refused, Rows
+
 LOOK_EVERY = 1000
 """Steps of SQLite's machine between two looks at the clock: well under a millisecond."""
 LIMITS = {
@@ -29,28 +31,16 @@ _ACTIONS = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECUR
 _FUNCTIONS_REFUSED = {"load_extension", "fts3_tokenizer"}
 
 
-class Refused(Exception):
-    """One sentence about what was asked."""
-
-
-@dataclass(frozen=True)
-class Rows:
-    columns: tuple[str, ...]
-    rows: tuple[tuple[Any, ...], ...]
-    cut: bool
-    """Whether there are more."""
-
-
 @dataclass(frozen=True)
 class SqliteReader:
-    """One file. Each call has a connection of its own, and may be made in any thread."""
+    """One file."""
 
     file: Path
     tables: frozenset[str] = frozenset()
     """Which may be read; all if empty. A view needs its tables."""
+    dialect = "SQLite, parameters as ?"
 
     def read(self, query: str, parameters: list[Any], most_rows: int, timeout_s: float) -> Rows:
-        """Raises `Refused` for what is wrong with the query, or takes too long."""
         deadline = time.monotonic() + timeout_s
         try:
             with closing(self._open(timeout_s)) as connection:
@@ -66,19 +56,24 @@ class SqliteReader:
         return Rows(columns, tuple(found[:most_rows]), len(found) > most_rows)
 
     def described(self) -> dict[str, list[str]]:
-        """Columns of each table that may be read. Raises `OSError` or `sqlite3.Error` where the file is none."""
         if not self.file.is_file():
-            raise FileNotFoundError(f"{self.file} is not there")
-        with closing(self._open(5.0)) as connection:
-            names = connection.execute(
-                "SELECT name FROM sqlite_master "
-                "WHERE type IN ('table', 'view') AND name NOT LIKE 'sqlite_%' ORDER BY name"
-            )
-            chosen = [name for (name,) in names.fetchall() if not self.tables or name in self.tables]
-            return {
-                name: [column for (column,) in connection.execute("SELECT name FROM pragma_table_info(?)", (name,))]
-                for name in chosen
-            }
+            raise ValueError(f"{self.file} is not there")
+        try:
+            with closing(self._open(5.0)) as connection:
+                names = connection.execute(
+                    "SELECT name FROM sqlite_master "
+                    "WHERE type IN ('table', 'view') AND name NOT LIKE 'sqlite_%' ORDER BY name"
+                )
+                found = {
+                    name: [column for (column,) in connection.execute("SELECT name FROM pragma_table_info(?)", (name,))]
+                    for (name,) in names.fetchall()
+                    if not self.tables or name in self.tables
+                }
+        except sqlite3.Error as error:
+            raise ValueError(f"{self.file} cannot be read: {error}") from None
+        if missing := sorted(self.tables - found.keys()):
+            raise ValueError(f"there is no table {', '.join(missing)}")
+        return found
 
     def _open(self, timeout_s: float) -> sqlite3.Connection:
         connection = sqlite3.connect(
