@@ -7,6 +7,7 @@ starts in its place; they reach each other by Serve's broadcast.
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from cluster import auth
 from cluster.auth import Keys
 from cluster.log import Log
 from cluster.settings import Settings
+from services.agents.contract import Runs
 from services.agents.model import Deployment
 from services.agents.permits import Ask, Decision, Permits
 from services.agents.rest import rest
@@ -46,7 +48,7 @@ class Parts:
 
     tools: Toolbox
     permits: Permits
-    mounts: Sequence[Callable[[FastAPI, Pool], None]] = ()
+    mounts: Sequence[Callable[[FastAPI, Runs], None]] = ()
     """Each adds routes of its own below /agents."""
     closing: Sequence[Callable[[], Awaitable[None]]] = field(default=())
     """What is to be done when the replica leaves."""
@@ -106,6 +108,9 @@ class Agents:
             most=settings.most_runs,
         )
         await self._pool.open()
+        # What is there by now stays: the collector, which stops all runs meanwhile, need not look at it again.
+        gc.collect()
+        gc.freeze()
         return rest(self._pool, self._parts.mounts)
 
     async def peer(self, method: str, *arguments: Any) -> Any:

@@ -13,7 +13,7 @@ from pydantic import Field
 from cluster.admin import error, keyed_api
 from cluster.records import Step
 from cluster.settings import Strict
-from services.agents.contract import RunLimits, View
+from services.agents.contract import RunLimits, Runs, View
 from services.agents.run import Busy, Pool
 
 MOST_CHARACTERS = 200_000
@@ -59,7 +59,7 @@ class Reward(Strict):
     comment: Annotated[str, Field(max_length=MOST_CHARACTERS)] | None = None
 
 
-def rest(runs: Pool, mounts: Sequence[Callable[[FastAPI, Pool], None]] = ()) -> FastAPI:
+def rest(runs: Pool, mounts: Sequence[Callable[[FastAPI, Runs], None]] = ()) -> FastAPI:
     """The application, for keys with the scope `agents`."""
     api = keyed_api("agents")
     api.add_exception_handler(KeyError, _missing)

@@ -241,7 +241,7 @@ class Pool:
         """Steps from `since` on, at least one unless none comes for a while; and whether that was all for now."""
         deadline = time.monotonic() + WAIT_S
         while (left := deadline - time.monotonic()) > 0:
-            steps = [step for step in live.steps if step.number >= since]
+            steps = live.since(since)
             over = live.progress.state != "working"
             if steps or over or live.gone:
                 return steps, over and not live.gone
@@ -401,7 +401,7 @@ class Pool:
             messages = self._opening(agent, earlier, task)
             await live.write(Start(task, messages, limits.model_dump(), parent))
         except BaseException:
-            if not live.steps:
+            if not progress.number:
                 del self._live[run]
             raise
         self._go(live)
