@@ -23,9 +23,10 @@ from cluster.log import Log
 from cluster.settings import Settings
 from services.agents.contract import Runs
 from services.agents.model import Deployment
+from services.agents.own import WAIT_S
 from services.agents.permits import Ask, Decision, Permits
 from services.agents.rest import rest
-from services.agents.run import WAIT_S, Pool
+from services.agents.run import Pool
 from services.agents.settings import AgentsSettings
 from services.agents.tools import Toolbox
 
@@ -81,9 +82,8 @@ class Broadcast:
             logger.warning("the other replicas could not be asked: %r", error)
             self._handle = None
             return []
-        return [answer for answer in answers if not isinstance(answer, BaseException)] + [
-            answer for answer in answers if isinstance(answer, ValueError)
-        ]
+        # A `ValueError` is what a replica answers; anything else is how the question failed.
+        return [each for each in answers if isinstance(each, ValueError) or not isinstance(each, BaseException)]
 
 
 class Agents:
@@ -119,7 +119,7 @@ class Agents:
 
     async def check_health(self) -> None:
         """Raises if another replica has taken over what this one had: Serve then replaces it."""
-        if self._pool.lost:
+        if self._pool.own.lost:
             raise RuntimeError("another replica has this one's runs")
 
     async def __del__(self) -> None:

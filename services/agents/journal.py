@@ -229,7 +229,8 @@ class Progress:
         match event:
             case Start():
                 self.owner, self.task, self.parent = source, event.task, event.parent
-                self.limits, self.messages = RunLimits(**event.limits), list(event.messages)
+                known = {key: value for key, value in event.limits.items() if key in RunLimits.model_fields}
+                self.limits, self.messages = RunLimits(**known), list(event.messages)
                 self.created, self.state = time, "working"
             case Claim():
                 self.owner, self.updated = source, time
@@ -302,7 +303,10 @@ class Progress:
             self._result(call, lost if call.lost else "A person declined this call. It was not made.")
 
     def _call(self, operation: str) -> Call:
-        return next(call for call in self.calls if call.operation == operation)
+        for call in self.calls:
+            if call.operation == operation:
+                return call
+        raise ValueError(f"the journal of {self.run} has no call {operation}")
 
     def _result(self, call: Call, content: str) -> None:
         call.content = content

@@ -22,7 +22,7 @@ from services.agents.permits import Permits
 from services.agents.tools import Caller, Toolbox
 
 if TYPE_CHECKING:
-    from services.agents.run import Pool
+    from services.agents.own import Own
 
 logger = logging.getLogger(__name__)
 
@@ -40,8 +40,8 @@ class Live:
     __slots__ = (
         "_changed",
         "_journal",
+        "_own",
         "_packed",
-        "_pool",
         "_writing",
         "gate",
         "gone",
@@ -52,12 +52,12 @@ class Live:
         "tools",
     )
 
-    def __init__(self, pool: Pool, progress: Progress, steps: Iterable[Step], tools: Toolbox) -> None:
-        self._pool, self.progress, self.tools = pool, progress, tools
+    def __init__(self, own: Own, progress: Progress, steps: Iterable[Step], tools: Toolbox) -> None:
+        self._own, self.progress, self.tools = own, progress, tools
         self._journal = [encode(step) for step in steps]
         self._packed = b""
-        self.model: Model = pool.model
-        self.permits: Permits = pool.permits
+        self.model: Model = own.model
+        self.permits: Permits = own.permits
         self.task: asyncio.Task[None] | None = None
         self.gate = asyncio.Lock()
         """Held by whoever changes the run from outside."""
@@ -98,7 +98,7 @@ class Live:
             cancelled, now, run = False, time.time(), self.progress
             payloads = [self._payload(number, now, event) for number, event in enumerate(events, run.number)]
             while True:
-                waiter = self._pool.writer.put(*payloads)
+                waiter = self._own.writer.put(*payloads)
                 while not waiter.done():
                     try:
                         await asyncio.shield(waiter)
@@ -116,26 +116,26 @@ class Live:
                 logger.warning("run %s waits: %s", run.run, problem)
                 await asyncio.sleep(RETRY_S)
             for number, event in enumerate(events, run.number):
-                run.go_on(number, now, self._pool.ownership.name, event)
+                run.go_on(number, now, self._own.ownership.name, event)
                 if isinstance(event, Called):
-                    self._pool.note(run.principal, event.tool)
+                    self._own.note(run.principal, event.tool)
             self._journal += payloads
             self.tell()
         if cancelled:
             raise asyncio.CancelledError
 
     def hold(self) -> None:
-        self._pool.ownership.check()
+        self._own.ownership.check()
 
     def caller(self) -> Caller | None:
         run = self.progress
-        who: Principal | None = self._pool.principal(run.principal)
+        who: Principal | None = self._own.principal(run.principal)
         if who is None:
             return None
         return Caller(run.principal, who.scopes, run.agent, run.version, run.run, run.thread)
 
     def lately(self, tool: str) -> int:
-        return self._pool.lately(self.progress.principal, tool)
+        return self._own.lately(self.progress.principal, tool)
 
     def tell(self) -> None:
         """Wake whoever follows."""
@@ -181,7 +181,7 @@ class Live:
             "run": run.run,
             "number": number,
             "agent": run.agent,
-            "source": self._pool.ownership.name,
+            "source": self._own.ownership.name,
             "event": event.NAME,
             "body": event,
         }

@@ -13,8 +13,8 @@ from pydantic import Field
 from cluster.admin import error, keyed_api
 from cluster.records import Step
 from cluster.settings import Strict
-from services.agents.contract import RunLimits, Runs, View
-from services.agents.run import Busy, Pool
+from services.agents.contract import Busy, RunLimits, Runs, View
+from services.agents.run import Pool
 
 MOST_CHARACTERS = 200_000
 """Of a task; what is longer belongs into something that a tool can read."""

@@ -14,10 +14,10 @@ import pytest
 from cluster.auth import Principal
 from cluster.log import Log
 from cluster.records import Step
-from services.agents.contract import Agent, RunLimits, View
+from services.agents.contract import Agent, Busy, RunLimits, View
 from services.agents.journal import Thought
 from services.agents.loop import ModelError, Turn
-from services.agents.run import Busy, Pool
+from services.agents.run import Pool
 from services.agents.tools import Invocation, Result, Tool, ToolError
 from tests.services.agents.scripted import ADMIN, ANNA, BOB, Listed, Scripted, call, noting, pool, says
 
@@ -288,9 +288,9 @@ async def test_an_owner_that_was_taken_for_dead_does_nothing_more(state: Path, t
     async with opened(pool(state, model, note, permits=asks)) as first:
         run = (await first.start(ANNA, "clerk", "note a")).id
         await rests(first, run)
-        assert first.ownership._lock
-        first.ownership._lock.release()  # as a shared disk does with the lock of a machine that it does not hear of
-        first.ownership._lock = None
+        assert first.own.ownership._lock
+        first.own.ownership._lock.release()  # as a shared disk does with the lock of a machine that it does not hear of
+        first.own.ownership._lock = None
         async with opened(pool(state, model, note, permits=asks)) as second:
             with pytest.raises(KeyError):
                 await first.approve(BOB, run, True)
