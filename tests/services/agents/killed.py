@@ -90,7 +90,7 @@ async def begin(folder: Path, left: int) -> None:
 async def ends(runs: Pool, folder: Path) -> tuple[View, int]:
     """Follow the run to its end, and answer what it asks as somebody would who looks at what has happened."""
     asked = 0
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             async for _ in runs.follow(ANNA, "job"):
                 pass
