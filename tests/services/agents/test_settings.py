@@ -30,3 +30,13 @@ def test_a_name_that_is_no_part_of_a_path_is_refused(name: str) -> None:
 def test_journals_are_where_all_nodes_can_read_them(tmp_path: Path) -> None:
     here = Settings(state=tmp_path / "state", log=tmp_path / "own disk")
     assert Log.shared(here).own == Log.shared(here).folder == Log.here(here).folder != Log.here(here).own
+
+
+async def test_the_shipped_application_starts_with_nothing_permitted() -> None:
+    from services.agents.app import app, build
+
+    settings = AgentsSettings.model_validate({"agents": {"assistant": {"description": "x"}}})
+    deployment = app(settings)._bound_deployment  # type: ignore[attr-defined]
+    assert deployment.name == "agents" and deployment.ray_actor_options["num_cpus"] == 0
+    parts = await build(settings)
+    assert list(parts.tools) == [] and parts.permits.decide(None).effect == "deny"  # type: ignore[arg-type]
