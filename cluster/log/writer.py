@@ -45,12 +45,13 @@ class Writer:
 
     async def append(self, entry: Entry) -> None:
         """Returns once the entry is on disk; raises `LogUnavailable`. A cancelled caller's entry is still written."""
-        await self.put(entry)
+        await self.put(encode(entry))
 
-    def put(self, *entries: Entry) -> asyncio.Future[None]:
-        """Append in order, with one fsync. What is returned is done once all are on disk, or none counts."""
+    def put(self, *payloads: bytes) -> asyncio.Future[None]:
+        """Append encoded entries in order, with one fsync. What is returned is done once all are on disk; if it fails,
+        none counts."""
         waiter = asyncio.get_running_loop().create_future()
-        self._submit(entries, waiter)
+        self._submit(payloads, waiter)
         return waiter
 
     def append_sync(self, entry: Entry) -> None:
@@ -62,7 +63,7 @@ class Writer:
         waiters: list[Future[None]] = []
         for entry in entries:
             waiters.append(Future())
-            self._submit([entry], waiters[-1])
+            self._submit([encode(entry)], waiters[-1])
         for waiter in waiters:
             waiter.result()
 
@@ -80,8 +81,8 @@ class Writer:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _submit(self, entries: Iterable[Entry], waiter: Waiter) -> None:
-        data = b"".join([frame(encode(entry)) for entry in entries])
+    def _submit(self, payloads: Iterable[bytes], waiter: Waiter) -> None:
+        data = b"".join([frame(payload) for payload in payloads])
         with self._gate:
             if not self._open:
                 raise LogUnavailable("the log's writer is closed")

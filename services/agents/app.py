@@ -7,6 +7,7 @@ starts in its place; they reach each other by Serve's broadcast.
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -28,11 +29,12 @@ from services.agents.memory.passages import Memory, Passage
 from services.agents.memory.remember import memories, remember
 from services.agents.memory.share import Root, share_memory, tree_of
 from services.agents.model import Deployment
+from services.agents.own import WAIT_S
 from services.agents.permits import Permits
 from services.agents.policy import Policy
 from services.agents.push import Courier, Subscriptions
 from services.agents.rest import rest
-from services.agents.run import WAIT_S, Pool
+from services.agents.run import Pool
 from services.agents.settings import AgentsSettings
 from services.agents.toolbox.build import build as build_tools
 from services.agents.tools import Caller, Toolbox
@@ -87,9 +89,8 @@ class Broadcast:
             logger.warning("the other replicas could not be asked: %r", error)
             self._handle = None
             return []
-        return [answer for answer in answers if not isinstance(answer, BaseException)] + [
-            answer for answer in answers if isinstance(answer, ValueError)
-        ]
+        # A `ValueError` is what a replica answers; anything else is how the question failed.
+        return [each for each in answers if isinstance(each, ValueError) or not isinstance(each, BaseException)]
 
 
 class Agents:
@@ -122,6 +123,9 @@ class Agents:
             a2a_server.routes(settings.agents, self._pool, keys, subscriptions, settings.a2a), redirect_slashes=False
         )
         router.default = rest(self._pool)
+        # What is there by now stays: the collector, which stops all runs meanwhile, need not look at it again.
+        gc.collect()
+        gc.freeze()
         return router
 
     async def _root(self, caller: Caller) -> str:
@@ -149,7 +153,7 @@ class Agents:
 
     async def check_health(self) -> None:
         """Raises if another replica has taken over what this one had: Serve then replaces it."""
-        if self._pool.lost:
+        if self._pool.own.lost:
             raise RuntimeError("another replica has this one's runs")
 
     async def __del__(self) -> None:

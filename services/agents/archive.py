@@ -6,6 +6,7 @@ step) and `request_id` (`RUN/NUMBER`). What is not compacted yet stands in segme
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable, Iterator
 from functools import reduce
@@ -17,6 +18,10 @@ from cluster.records import Step
 from services.agents import journal
 from services.agents.journal import Progress
 
+logger = logging.getLogger(__name__)
+
+_PLAIN = re.compile(r"[A-Za-z0-9_.:-]+")
+"""What stands in JSON as it is."""
 WRITER = "agents"
 """Name of the log writers of those who run agents."""
 
@@ -45,7 +50,8 @@ class Archive:
                 step = decode(body)
                 if isinstance(step, Step):
                     yield step
-        needles = [needle.encode() for needle in (run and f'"{run}"', source and f'"{source}"') if needle]
+        sure = [run, source, *(chosen if chosen and len(chosen) == 1 else ())]
+        needles = [f'"{word}"'.encode() for word in sure if word and _PLAIN.fullmatch(word)]
         for payload in view.payloads:
             # A look at the bytes before anything is parsed: most steps are others'.
             if b'"kind":"step"' in payload and all(needle in payload for needle in needles):
@@ -96,7 +102,15 @@ class Archive:
         for step in self.steps(threads=threads, since=since) if threads else ():
             if open_runs.get(step.run):
                 found.setdefault(step.run, []).append(step)
-        return [steps for steps in map(journal.counted, found.values()) if journal.fold(steps).owner == owner]
+        return [steps for steps in map(journal.counted, found.values()) if _owner(steps) == owner]
+
+
+def _owner(steps: list[Step]) -> str | None:
+    try:
+        return journal.fold(steps).owner
+    except ValueError:  # one broken journal must not keep all others waiting
+        logger.exception("run %s cannot be gone on with", steps[0].run)
+        return None
 
 
 def _folded(steps: Iterable[Step]) -> list[Progress]:

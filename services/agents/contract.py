@@ -14,6 +14,10 @@ State = Literal["submitted", "working", "input-required", "completed", "failed",
 ENDED: frozenset[str] = frozenset({"completed", "failed", "canceled", "rejected"})
 
 
+class Busy(RuntimeError):
+    """Not now, try again shortly. One sentence."""
+
+
 class RunLimits(Strict):
     """Where a run ends by itself. A sub-agent's come out of its parent's."""
 
@@ -77,7 +81,7 @@ class Busy(RuntimeError):
 
 class Runs(Protocol):
     """The runs of a cluster, from any of its replicas. A run of another principal is unknown (`KeyError`), unless the
-    asker has the scope `admin`. `ValueError` has one sentence with the fix; after `Busy` it is worth trying again."""
+    asker has the scope `admin`. `ValueError` has one sentence with the fix; `Busy` passes by itself."""
 
     async def agents(self) -> dict[str, Agent]: ...
 

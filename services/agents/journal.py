@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import msgspec
 
@@ -27,8 +27,12 @@ from services.agents.contract import ENDED, RunLimits, State, View
 class Event(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a step is about; its fields are the step's body."""
 
+    NAME: ClassVar[str] = ""
+    """`event` of the step."""
 
-class Start(Event, frozen=True, tag="start"):
+
+class Start(Event, frozen=True):
+    NAME = "start"
     task: str
     messages: list[Message]
     """What the model is told at first: instructions, earlier runs of the thread, the task."""
@@ -36,12 +40,14 @@ class Start(Event, frozen=True, tag="start"):
     parent: str | None = None
 
 
-class Claim(Event, frozen=True, tag="claim"):
+class Claim(Event, frozen=True):
+    NAME = "claim"
     before: str
     """The owner that died."""
 
 
-class Thought(Event, frozen=True, tag="model"):
+class Thought(Event, frozen=True):
+    NAME = "model"
     message: Message
     request_id: str = ""
     """Of the model's record in the log."""
@@ -54,7 +60,8 @@ class Thought(Event, frozen=True, tag="model"):
     logprobs: list[float] | None = None
 
 
-class Decided(Event, frozen=True, tag="decision"):
+class Decided(Event, frozen=True):
+    NAME = "decision"
     operation: str
     tool: str
     tool_version: str
@@ -63,12 +70,14 @@ class Decided(Event, frozen=True, tag="decision"):
     reason: str
 
 
-class Called(Event, frozen=True, tag="call"):
+class Called(Event, frozen=True):
+    NAME = "call"
     operation: str
     tool: str
 
 
-class Resulted(Event, frozen=True, tag="result"):
+class Resulted(Event, frozen=True):
+    NAME = "result"
     operation: str
     tool: str
     content: str
@@ -82,7 +91,8 @@ class Resulted(Event, frozen=True, tag="result"):
     """That a sub-agent spent."""
 
 
-class Asked(Event, frozen=True, tag="ask"):
+class Asked(Event, frozen=True):
+    NAME = "ask"
     question: str
     operation: str | None = None
     child: str | None = None
@@ -91,7 +101,8 @@ class Asked(Event, frozen=True, tag="ask"):
     """Wants words, not a yes or no."""
 
 
-class Heard(Event, frozen=True, tag="input"):
+class Heard(Event, frozen=True):
+    NAME = "input"
     by: str
     operation: str | None = None
     text: str | None = None
@@ -100,44 +111,35 @@ class Heard(Event, frozen=True, tag="input"):
     """What a call came to whose result was lost."""
 
 
-class Canceled(Event, frozen=True, tag="cancel"):
+class Canceled(Event, frozen=True):
+    NAME = "cancel"
     by: str
 
 
-class Rewarded(Event, frozen=True, tag="reward"):
+class Rewarded(Event, frozen=True):
+    NAME = "reward"
     score: float
     source: str
     comment: str | None = None
 
 
-class Ended(Event, frozen=True, tag="end"):
+class Ended(Event, frozen=True):
+    NAME = "end"
     state: State
     answer: str | None = None
     reason: str | None = None
 
 
 _TYPES: dict[str, type[Event]] = {
-    str(kind.__struct_config__.tag): kind
+    kind.NAME: kind
     for kind in (Start, Claim, Thought, Decided, Called, Resulted, Asked, Heard, Canceled, Rewarded, Ended)
 }
-
-
-def name(event: Event) -> str:
-    """`event` of its step."""
-    return str(event.__struct_config__.tag)
-
-
-def body(event: Event) -> dict[str, Any]:
-    """`body` of its step."""
-    fields = msgspec.to_builtins(event)
-    fields.pop("type", None)
-    return fields
 
 
 def read(step: Step) -> Event | None:
     """The event of a step; None if a newer Trivium wrote one that this one does not know. Raises `ValueError`."""
     kind = _TYPES.get(step.event)
-    return None if kind is None else msgspec.convert({**step.body, "type": step.event}, kind)
+    return None if kind is None else msgspec.convert(step.body, kind)
 
 
 @dataclass(slots=True)
@@ -208,26 +210,30 @@ class Progress:
         """Calls without a result."""
         return [call for call in self.calls if call.content is None]
 
-    def take(self, step: Step, event: Event | None = None) -> None:
+    def take(self, step: Step) -> None:
         """Go on by one step. One that is there twice, or that is not its owner's, changes nothing."""
-        event = event or read(step)
+        self.go_on(step.number, step.time, step.source, read(step))
+
+    def go_on(self, number: int, time: float, source: str, event: Event | None) -> None:
+        """The same, by the parts of a step."""
         if isinstance(event, Rewarded):  # anybody's, at any time
-            self.number = max(self.number, step.number + 1)
+            self.number = max(self.number, number + 1)
             return
-        if step.number < self.number or (step.source != self.owner and not isinstance(event, Start | Claim)):
+        if number < self.number or (source != self.owner and not isinstance(event, Start | Claim)):
             return
-        self.number = step.number + 1
+        self.number = number + 1
         if self.state == "working" and not isinstance(event, Claim):
-            self.seconds += max(0.0, step.time - self.updated)
+            self.seconds += max(0.0, time - self.updated)
         if not (isinstance(event, Claim) or self.ended):
-            self.updated = step.time
+            self.updated = time
         match event:
             case Start():
-                self.owner, self.task, self.parent = step.source, event.task, event.parent
-                self.limits, self.messages = RunLimits(**event.limits), list(event.messages)
-                self.created, self.state = step.time, "working"
+                self.owner, self.task, self.parent = source, event.task, event.parent
+                known = {key: value for key, value in event.limits.items() if key in RunLimits.model_fields}
+                self.limits, self.messages = RunLimits(**known), list(event.messages)
+                self.created, self.state = time, "working"
             case Claim():
-                self.owner, self.updated = step.source, step.time
+                self.owner, self.updated = source, time
                 for call in self.pending:
                     call.lost = call.begun
             case Thought():
@@ -297,7 +303,10 @@ class Progress:
             self._result(call, lost if call.lost else "A person declined this call. It was not made.")
 
     def _call(self, operation: str) -> Call:
-        return next(call for call in self.calls if call.operation == operation)
+        for call in self.calls:
+            if call.operation == operation:
+                return call
+        raise ValueError(f"the journal of {self.run} has no call {operation}")
 
     def _result(self, call: Call, content: str) -> None:
         call.content = content

@@ -6,8 +6,10 @@ import asyncio
 import logging
 import time
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from cluster.auth import Principal
 from cluster.log import LogUnavailable
@@ -20,23 +22,26 @@ from services.agents.permits import Permits
 from services.agents.tools import Caller, Toolbox
 
 if TYPE_CHECKING:
-    from services.agents.run import Pool
+    from services.agents.own import Own
 
 logger = logging.getLogger(__name__)
 
 RETRY_S = 1.0
 """How soon a step that could not be written is tried again: a run waits for room on the disk."""
-_FIELDS = set(Step.model_fields)
+_encode = msgspec.json.Encoder().encode
 
 
 class Live:
-    """What the loop works with (`loop.Desk`). A run that waits is this and nothing more: no task, no connection."""
+    """What the loop works with (`loop.Desk`). A run that waits is this and nothing more: no task, no connection.
+
+    The journal is kept as the log has it: a tenth of the objects' size, and nothing for the garbage collector to visit.
+    """
 
     __slots__ = (
         "_changed",
+        "_journal",
+        "_own",
         "_packed",
-        "_pool",
-        "_steps",
         "_writing",
         "gate",
         "gone",
@@ -47,11 +52,12 @@ class Live:
         "tools",
     )
 
-    def __init__(self, pool: Pool, progress: Progress, steps: list[Step], tools: Toolbox) -> None:
-        self._pool, self.progress, self._steps, self.tools = pool, progress, steps, tools
-        self._packed: bytes | None = None
-        self.model: Model = pool.model
-        self.permits: Permits = pool.permits
+    def __init__(self, own: Own, progress: Progress, steps: Iterable[Step], tools: Toolbox) -> None:
+        self._own, self.progress, self.tools = own, progress, tools
+        self._journal = [encode(step) for step in steps]
+        self._packed = b""
+        self.model: Model = own.model
+        self.permits: Permits = own.permits
         self.task: asyncio.Task[None] | None = None
         self.gate = asyncio.Lock()
         """Held by whoever changes the run from outside."""
@@ -60,22 +66,27 @@ class Live:
         self._writing = asyncio.Lock()
         self._changed: asyncio.Future[None] | None = None
 
-    @property
-    def steps(self) -> list[Step]:
-        """The journal so far."""
-        return self._steps if self._packed is None else _unpacked(self._packed)
+    def since(self, number: int) -> list[Step]:
+        """The steps of the journal from that number on."""
+        found: list[Step] = []
+        for payload in reversed(self._journal or _unpacked(self._packed)):
+            step = decode(payload)
+            if not isinstance(step, Step) or step.number < number:
+                break
+            found.append(step)
+        return found[::-1]
 
     def pack(self) -> None:
         """Take little room: what the run needs to go on is in its journal."""
-        if self._packed is None:
-            self._packed = zlib.compress(b"\n".join([encode(step) for step in self._steps]), 1)
-            self._steps, self.progress.messages, self.progress.calls = [], [], []
+        if self._journal:
+            self._packed = zlib.compress(b"\n".join(self._journal), 1)
+            self._journal, self.progress.messages, self.progress.calls = [], [], []
 
     def unpack(self) -> None:
         """Be as before."""
-        if self._packed is not None:
-            self._steps, self._packed = _unpacked(self._packed), None
-            whole = journal.fold(self._steps)
+        if self._packed:
+            self._journal, self._packed = _unpacked(self._packed), b""
+            whole = journal.fold(self.since(0))
             self.progress.messages, self.progress.calls = whole.messages, whole.calls
 
     async def write(self, *events: Event) -> None:
@@ -84,10 +95,10 @@ class Live:
         async with self._writing:
             self.hold()
             self.unpack()
-            cancelled = False
-            steps = self._as_steps(events)
+            cancelled, now, run = False, time.time(), self.progress
+            payloads = [self._payload(number, now, event) for number, event in enumerate(events, run.number)]
             while True:
-                waiter = self._pool.writer.put(*steps)
+                waiter = self._own.writer.put(*payloads)
                 while not waiter.done():
                     try:
                         await asyncio.shield(waiter)
@@ -102,29 +113,29 @@ class Live:
                     raise asyncio.CancelledError
                 if not isinstance(problem, LogUnavailable):
                     raise problem
-                logger.warning("run %s waits: %s", self.progress.run, problem)
+                logger.warning("run %s waits: %s", run.run, problem)
                 await asyncio.sleep(RETRY_S)
-            for step, event in zip(steps, events, strict=True):
-                self.progress.take(step, event)
+            for number, event in enumerate(events, run.number):
+                run.go_on(number, now, self._own.ownership.name, event)
                 if isinstance(event, Called):
-                    self._pool.note(step.principal, event.tool)
-            self._steps += steps
+                    self._own.note(run.principal, event.tool)
+            self._journal += payloads
             self.tell()
         if cancelled:
             raise asyncio.CancelledError
 
     def hold(self) -> None:
-        self._pool.ownership.check()
+        self._own.ownership.check()
 
     def caller(self) -> Caller | None:
         run = self.progress
-        who: Principal | None = self._pool.principal(run.principal)
+        who: Principal | None = self._own.principal(run.principal)
         if who is None:
             return None
         return Caller(run.principal, who.scopes, run.agent, run.version, run.run, run.thread)
 
     def lately(self, tool: str) -> int:
-        return self._pool.lately(self.progress.principal, tool)
+        return self._own.lately(self.progress.principal, tool)
 
     def tell(self) -> None:
         """Wake whoever follows."""
@@ -141,11 +152,12 @@ class Live:
 
     async def follow(self, since: int) -> AsyncIterator[Step]:
         """Its steps from number `since` on, until it ends, waits, or is somebody else's."""
-        place = next((place for place, step in enumerate(self.steps) if step.number >= since), len(self.steps))
         while True:
-            for step in self.steps[place:]:
+            for step in self.since(since):
                 yield step
-                place += 1
+                since = step.number + 1
+            if self.progress.number > since:
+                continue  # it went on while the last step was taken
             if self.gone or self.progress.state != "working":
                 return
             await self.changed()
@@ -156,29 +168,28 @@ class Live:
             self._changed = asyncio.get_running_loop().create_future()
         await asyncio.shield(self._changed)
 
-    def _as_steps(self, events: tuple[Event, ...]) -> list[Step]:
-        run, now = self.progress, time.time()
-        return [
-            # Not validated: every part is ours, and of the right type.
-            Step.model_construct(
-                _FIELDS,
-                kind="step",
-                schema_version=1,
-                request_id=f"{run.run}/{number}",
-                time=now,
-                principal=run.principal,
-                session=run.thread,
-                run=run.run,
-                number=number,
-                agent=run.agent,
-                source=self._pool.ownership.name,
-                event=journal.name(event),
-                body=journal.body(event),
-            )
-            for number, event in enumerate(events, run.number)
-        ]
+    def _payload(self, number: int, now: float, event: Event) -> bytes:
+        """A step as the log has it. Not validated: every part is ours, and of the right type."""
+        run = self.progress
+        step = {
+            "kind": "step",
+            "schema_version": 1,
+            "request_id": f"{run.run}/{number}",
+            "time": now,
+            "principal": run.principal,
+            "session": run.thread,
+            "run": run.run,
+            "number": number,
+            "agent": run.agent,
+            "source": self._own.ownership.name,
+            "event": event.NAME,
+            "body": event,
+        }
+        try:
+            return _encode(step)
+        except UnicodeEncodeError:  # half a surrogate pair, which JSON may carry and UTF-8 cannot
+            return encode(Step.model_validate({**step, "body": msgspec.to_builtins(event)}))
 
 
-def _unpacked(packed: bytes) -> list[Step]:
-    entries = map(decode, zlib.decompress(packed).split(b"\n"))
-    return [entry for entry in entries if isinstance(entry, Step)]
+def _unpacked(packed: bytes) -> list[bytes]:
+    return zlib.decompress(packed).split(b"\n") if packed else []

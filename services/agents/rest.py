@@ -13,8 +13,7 @@ from pydantic import Field
 from cluster.admin import error, keyed_api
 from cluster.records import Step
 from cluster.settings import Strict
-from services.agents.contract import Busy, RunLimits, View
-from services.agents.run import Pool
+from services.agents.contract import Busy, RunLimits, Runs, View
 
 MOST_CHARACTERS = 200_000
 """Of a task; what is longer belongs into something that a tool can read."""
@@ -59,7 +58,7 @@ class Reward(Strict):
     comment: Annotated[str, Field(max_length=MOST_CHARACTERS)] | None = None
 
 
-def rest(runs: Pool) -> FastAPI:
+def rest(runs: Runs) -> FastAPI:
     """The application, for keys with the scope `agents`."""
     api = keyed_api("agents")
     api.add_exception_handler(KeyError, _missing)

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from cluster.auth import Principal
-from services.agents.contract import Agent, RunLimits, View
+from services.agents.contract import Agent, Busy, RunLimits, View
 from services.agents.journal import Progress
 from services.agents.loop import Wanted
 from services.agents.tools import Invocation, Result, Tool, ToolError
@@ -54,7 +54,10 @@ def _spawn(pool: Pool, name: str, agent: Agent) -> Tool:
 
 async def _delegate(pool: Pool, name: str, invocation: Invocation) -> Result:
     who = Principal(invocation.caller.principal, ())
-    view = await _begun(pool, who, name, invocation)
+    try:
+        view = await _begun(pool, who, name, invocation)
+    except Busy as busy:
+        raise ToolError(str(busy)) from None
     async for _ in pool.follow(who, view.id):
         pass  # until it ends, or waits itself
     view = await pool.get(who, view.id)
@@ -70,10 +73,10 @@ async def _begun(pool: Pool, who: Principal, name: str, invocation: Invocation) 
     try:
         return await pool.get(who, invocation.operation)
     except KeyError:
-        parent = pool.progress(invocation.caller.run)
+        parent = pool.own.progress(invocation.caller.run)
         if parent is None:
             raise ToolError("the run that asks is not here any more") from None
-        limits = share(parent, pool.children(parent.run), (await pool.agents())[name].limits)
+        limits = share(parent, pool.own.children(parent.run), (await pool.agents())[name].limits)
         task = str(invocation.arguments["task"])
         return await pool.start(who, name, task, parent=parent.run, limits=limits, run=invocation.operation)
 

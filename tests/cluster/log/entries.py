@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cluster.log import Log
-from cluster.records import Entry, Feedback, Record
+from cluster.records import Entry, Feedback, Record, Step
 
 
 def record(number: int, time: float | None = None, text: str = "hello") -> Record:
@@ -35,3 +35,18 @@ def everything(log: Log) -> list[Entry]:
 
 def ids(entries: object) -> list[str]:
     return [entry.request_id for entry in entries]  # type: ignore[attr-defined]
+
+
+def step(number: int, event: str = "model", run: str = "run-1", source: str = "agents-1", **body: object) -> Step:
+    return Step(
+        request_id=f"{run}/{number}",
+        time=100.0 + number,
+        principal="anna",
+        session=f"thread of {run}",
+        run=run,
+        number=number,
+        agent="clerk",
+        source=source,
+        event=event,
+        body=body,
+    )

@@ -12,7 +12,8 @@ from click.testing import CliRunner
 
 from cluster.log import Log
 from cluster.log.cli import since_time
-from tests.cluster.log.entries import feedback, record
+from cluster.log.exchange import import_files
+from tests.cluster.log.entries import feedback, record, step
 from trivium import main
 
 
@@ -78,3 +79,21 @@ def test_the_writers_side_imports_nothing_heavy() -> None:
     heavy = ("pyarrow", "deltalake", "ray", "rich")
     code = f"import sys, cluster.log, cluster.log.cli; print([name for name in {heavy} if name in sys.modules])"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+
+
+def test_steps_of_agents_are_shown_counted_and_carried(trivium, log: Log, tmp_path: Path) -> None:
+    message = {"role": "assistant", "content": "\x1b[31mthinking"}
+    with log.writer("agents") as writer:
+        writer.append_many([step(0, "model", message=message), step(1, "end", state="completed", answer="42")])
+    shown = trivium("tail").output
+    assert "clerk" in shown and "thinking" in shown and "run-1/1" in shown and "42" in shown and "\x1b" not in shown
+    assert json.loads(trivium("stats", "--json").output)["steps"] == 2
+    for form in ("jsonl", "parquet"):
+        out = tmp_path / f"out.{form}"
+        assert "2 rows" in trivium("export", "--out", str(out), "--format", form).output
+        assert "0 records and 0 feedback imported, 2 known already" in trivium("import", str(out)).output
+        other = Log(tmp_path / form)
+        assert import_files(other, [out]).steps == 2
+        assert list(other.entries()) == list(log.read())
+    found = json.loads(trivium("stats", "--json").output)
+    assert (found["records"], found["feedback"], found["steps"], found["table_rows"]) == (0, 0, 2, 2)

@@ -10,12 +10,13 @@ import sys
 import threading
 from pathlib import Path
 
+import pyarrow.dataset as ds
 import pytest
 from deltalake import DeltaTable
 
 from cluster.log import Log, LogSettings, LogUnavailable
 from cluster.log.segments import segments
-from tests.cluster.log.entries import everything, feedback, ids, record
+from tests.cluster.log.entries import everything, feedback, ids, record, step
 from tests.cluster.log.forgetful import Crash, ForgetfulFiles, QuickFiles
 
 WRITE = """
@@ -204,3 +205,20 @@ def test_a_version_that_is_not_there_is_named(tmp_path: Path) -> None:
     log.compact()
     with pytest.raises(ValueError, match="no version 7; the newest is 0"):
         list(log.read(7))
+
+
+def test_rows_are_found_by_their_columns_without_reading_the_others(tmp_path: Path) -> None:
+    log = Log(tmp_path)
+    with log.writer("agents") as writer:
+        writer.append_many([step(n, run=f"run-{n % 3}", source=f"agents-{n % 2}") for n in range(12)])
+    with log.writer("gateway") as writer:
+        writer.append_many([record(n) for n in range(12)])
+    assert len(list(log.table().view("agents-").payloads)) == 12
+    log.compact()
+    kind, source, session = ds.field("kind") == "step", ds.field("source"), ds.field("session")
+    where = kind & (source == "agents-1") & session.isin(["thread of run-0"])
+    assert [row[0] for row in log.table().rows(("request_id",), where=where)] == ["run-0/3", "run-0/9"]
+    assert list(log.table().rows(("body",), since=105, where=where)) == list(
+        log.table().rows(("body",), where=kind & (ds.field("request_id") == "run-0/9"))
+    )
+    assert list(log.table().rows(("body",), where=ds.field("kind") == "nothing")) == []

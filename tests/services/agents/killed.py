@@ -67,7 +67,7 @@ def process(folder: Path, left: int) -> Pool:
     fuse, notes = Fuse(left), folder / "notes"
     tools = [fused(noting(notes, "once"), fuse), fused(noting(notes, "often", idempotent=True), fuse)]
     runs = pool(folder / "state", Model(fuse), *tools, permits=Listed(("once", "often")))
-    put = runs.writer.put
+    put = runs.own.writer.put
 
     def watched(*entries: Any) -> asyncio.Future[None]:
         fuse.point()
@@ -75,7 +75,7 @@ def process(folder: Path, left: int) -> Pool:
         waiter.add_done_callback(lambda _: fuse.point())
         return waiter
 
-    runs.writer.put = watched  # type: ignore[method-assign]
+    runs.own.writer.put = watched  # type: ignore[method-assign]
     return runs
 
 
@@ -90,7 +90,7 @@ async def begin(folder: Path, left: int) -> None:
 async def ends(runs: Pool, folder: Path) -> tuple[View, int]:
     """Follow the run to its end, and answer what it asks as somebody would who looks at what has happened."""
     asked = 0
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             async for _ in runs.follow(ANNA, "job"):
                 pass

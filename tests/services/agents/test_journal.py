@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from cluster.log.entries import decode, encode
@@ -21,10 +22,8 @@ from services.agents.journal import (
     Resulted,
     Rewarded,
     Start,
-    body,
     counted,
     fold,
-    name,
     read,
     told,
 )
@@ -45,8 +44,8 @@ def step(number: int, event: Event, source: str = "one", time: float | None = No
         number=number,
         agent="clerk",
         source=source,
-        event=name(event),
-        body=body(event),
+        event=event.NAME,
+        body=msgspec.to_builtins(event),
     )
 
 

@@ -33,7 +33,7 @@ async def opened(given: Pool) -> AsyncIterator[Pool]:
 
 async def rests(given: Pool, run: str, who: Principal = ADMIN) -> View:
     """The run once it has ended, or waits."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         async for _ in given.follow(who, run):
             pass
     return await given.get(who, run)
@@ -233,7 +233,7 @@ async def test_a_sub_agents_question_reaches_whoever_asked_its_parent(state: Pat
     async with opened(pool(state, Scripted(script), agents=agents, permits=permits)) as runs:
         assert (await runs.get(ANNA, run)).question == "b asks: Which?", "also after a restart of everything"
         await runs.say(ANNA, run, "blue")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while (await rests(runs, run)).state != "completed":
                 await asyncio.sleep(0.01)
         assert (await runs.get(ANNA, run)).answer == "heard True, so blue"
@@ -288,9 +288,9 @@ async def test_an_owner_that_was_taken_for_dead_does_nothing_more(state: Path, t
     async with opened(pool(state, model, note, permits=asks)) as first:
         run = (await first.start(ANNA, "clerk", "note a")).id
         await rests(first, run)
-        assert first.ownership._lock
-        first.ownership._lock.release()  # as a shared disk does with the lock of a machine that it does not hear of
-        first.ownership._lock = None
+        assert first.own.ownership._lock
+        first.own.ownership._lock.release()  # as a shared disk does with the lock of a machine that it does not hear of
+        first.own.ownership._lock = None
         async with opened(pool(state, model, note, permits=asks)) as second:
             with pytest.raises(KeyError):
                 await first.approve(BOB, run, True)
