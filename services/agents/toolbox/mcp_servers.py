@@ -76,7 +76,7 @@ class Http(_Server):
 
 Server = Annotated[
     Annotated[Stdio, Tag("stdio")] | Annotated[Http, Tag("http")],
-    Discriminator(lambda given: "http" if "url" in given or isinstance(given, Http) else "stdio"),
+    Discriminator(lambda given: "http" if isinstance(given, Http) or "url" in dict(given or ()) else "stdio"),
 ]
 
 
