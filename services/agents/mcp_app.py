@@ -59,10 +59,7 @@ async def status() -> dict[str, Any]:
             name: {
                 "status": application.status.value,
                 "message": application.message,
-                "replicas": {
-                    each: {state.value: count for state, count in deployment.replica_states.items()}
-                    for each, deployment in application.deployments.items()
-                },
+                "replicas": {name: dict(each.replica_states) for name, each in application.deployments.items()},
             }
             for name, application in overview.applications.items()
         },
