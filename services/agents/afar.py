@@ -1,6 +1,6 @@
 """The cluster's runs as its other applications reach them: over the public port, on behalf of whoever asks.
 
-The application `agents` has the runs, and `/mcp` is another. What REST answers at `/agents` becomes the contract's again.
+The application `agents` has the runs, and `/mcp` is another: what REST answers at `/agents` is the contract's again.
 """
 
 from __future__ import annotations

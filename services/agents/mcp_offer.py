@@ -7,12 +7,12 @@ not have is not offered.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Protocol, runtime_checkable
 
 import anyio
 from mcp.server.mcpserver import Context, MCPServer
@@ -24,7 +24,7 @@ from pydantic import Field
 from cluster.auth import Principal
 from cluster.decisions import fold, read
 from cluster.records import Frozen
-from services.agents.contract import Runs, View
+from services.agents.contract import Agent, Runs, View
 from services.agents.mcp_server import Scopes, caller
 
 MOST_WAIT_S = 300.0
@@ -40,6 +40,13 @@ class Ask(Protocol):
     async def __call__(self, who: Principal, model: str, prompt: str) -> str:
         """The answer's text. Raises `ValueError` with one sentence for the caller."""
         ...
+
+
+@runtime_checkable
+class Elsewhere(Protocol):
+    """Runs of another application (`afar.py`), which must be asked who there is."""
+
+    async def look(self, who: Principal) -> Mapping[str, Agent]: ...
 
 
 class Passage(Protocol):
@@ -126,9 +133,12 @@ def _asking(server: MCPServer[Any], ask: Ask) -> None:
 
 def _running(server: MCPServer[Any], runs: Runs) -> None:
     @server.tool(annotations=_READS)
-    async def list_agents() -> list[AgentFacts]:
+    async def list_agents(context: Context) -> list[AgentFacts]:
         """The agents that can be run, and what each is for."""
-        return [AgentFacts(name=name, description=agent.description) for name, agent in runs.agents().items()]
+        with _sentences():
+            who = caller(context.request_context)
+            agents = await runs.look(who) if isinstance(runs, Elsewhere) else runs.agents()
+        return [AgentFacts(name=name, description=agent.description) for name, agent in agents.items()]
 
     @server.tool(annotations=ToolAnnotations(read_only_hint=False))
     async def run_agent(

@@ -14,6 +14,7 @@ from cluster.auth import Principal
 from cluster.records import Step
 from services.agents.afar import Afar
 from services.agents.contract import Agent, RunLimits, View
+from services.agents.mcp_offer import Elsewhere
 from tests.services.agents.loopback import listening
 
 WHO = Principal("app", ("agents",))
@@ -108,7 +109,7 @@ async def test_journal_is_followed_from_where_one_was(afar: Afar) -> None:
 
 
 async def test_agents_are_those_that_were_seen_last(afar: Afar) -> None:
-    assert afar.agents() == {}
+    assert isinstance(afar, Elsewhere) and afar.agents() == {}
     assert set(await afar.look(WHO)) == set(afar.agents()) == {"clerk"}
 
 
