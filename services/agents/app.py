@@ -136,7 +136,7 @@ class Agents:
         return await self._pool.peer(method, *arguments)
 
     async def call(
-        self, method: Literal["start", "get", "list", "say", "approve", "cancel"], *given: Any, **more: Any
+        self, method: Literal["start", "get", "list", "say", "approve", "cancel", "reward"], *given: Any, **more: Any
     ) -> Any:
         """What other applications of the cluster want of the runs (`elsewhere.py`)."""
         return await getattr(self._pool, method)(*given, **more)

@@ -75,10 +75,6 @@ class View(Frozen):
     tokens: int = 0
 
 
-class Busy(RuntimeError):
-    """Not now, but soon perhaps. One sentence."""
-
-
 class Runs(Protocol):
     """The runs of a cluster, from any of its replicas. A run of another principal is unknown (`KeyError`), unless the
     asker has the scope `admin`. `ValueError` has one sentence with the fix; `Busy` passes by itself."""
@@ -118,3 +114,9 @@ class Runs(Protocol):
         ...
 
     async def cancel(self, who: Principal, run: str) -> View: ...
+
+    async def reward(
+        self, who: Principal, run: str, score: float, source: str = "user", comment: str | None = None
+    ) -> View:
+        """How good it was, 0 to 1, and who says so: environment, checker, user, judge."""
+        ...

@@ -70,6 +70,11 @@ class Elsewhere:
     async def cancel(self, who: Principal, run: str) -> View:
         return await self._ask("call", "cancel", who, run)
 
+    async def reward(
+        self, who: Principal, run: str, score: float, source: str = "user", comment: str | None = None
+    ) -> View:
+        return await self._ask("call", "reward", who, run, score, source, comment)
+
     async def search(self, principal: str, query: str, count: int) -> Passages:
         return await self._ask("search", principal, query, count)
 

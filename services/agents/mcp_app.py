@@ -85,9 +85,7 @@ async def status() -> dict[str, Any]:
             name: {
                 "status": application.status.value,
                 "message": application.message,
-                "replicas": {
-                    each: dict(deployment.replica_states) for each, deployment in application.deployments.items()
-                },
+                "replicas": {name: dict(each.replica_states) for name, each in application.deployments.items()},
             }
             for name, application in overview.applications.items()
         },

@@ -1,7 +1,8 @@
 """What the conformance suite wants to find at a server, on the server code of /mcp.
 
-`python -m tests.conformance.everything PORT` serves it. The suite sends no keys, so a layer in front adds one: what is
-measured is the application as it is, keys and all. It keeps sessions, because older clients are asked back here.
+`python -m tests.conformance.everything` serves it and prints its address. The suite sends no keys, so a layer in front
+adds one: what is measured is the application as it is, keys and all. It keeps sessions, because older clients are asked
+back here.
 
 The names, texts and schemas are the suite's (its scenarios' descriptions say them).
 """
@@ -11,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-import sys
 import tempfile
 import warnings
 from pathlib import Path
@@ -453,15 +453,15 @@ def with_key(app: ASGIApp, key: str) -> ASGIApp:
     return keyed
 
 
-async def main(port: int) -> None:
+async def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         keys = Keys(Path(folder))
         app = serve(everything(), keys, McpSettings(sessions=True))
-        async with listening(with_key(app, keys.create("suite", ("agents",))), port) as address:
+        async with listening(with_key(app, keys.create("suite", ("agents",)))) as address:
             print(f"{address}/mcp", flush=True)
             await asyncio.Event().wait()
 
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore", MCPDeprecationWarning)  # the suite tests what is deprecated too
-    asyncio.run(main(int(sys.argv[1])))
+    asyncio.run(main())

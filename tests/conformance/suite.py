@@ -19,7 +19,6 @@ from typing import Any
 import yaml
 
 REVISIONS = ("2026-07-28", "2025-11-25")
-PORT = 39917
 EXCUSED: dict[tuple[str, str, str], str] = {}
 """Why a scenario need not pass, by leg (`server`, `client`), revision and name. At most three."""
 REPORT = Path(__file__).with_name("mcp.json")
@@ -86,9 +85,8 @@ def main(node: str, suite: Path) -> int:
     assert len(EXCUSED) <= 3, "more is not conformance"
     python = sys.executable
     reports: dict[str, Any] = {}
-    serving = subprocess.Popen(
-        [python, "-m", "tests.conformance.everything", str(PORT)], cwd=HERE, stdout=subprocess.PIPE, text=True
-    )
+    fixture = [python, "-m", "tests.conformance.everything"]
+    serving = subprocess.Popen(fixture, cwd=HERE, stdout=subprocess.PIPE, text=True)
     try:
         assert serving.stdout is not None
         url = serving.stdout.readline().strip()

@@ -76,7 +76,7 @@ class Http(_Server):
 
 Server = Annotated[
     Annotated[Stdio, Tag("stdio")] | Annotated[Http, Tag("http")],
-    Discriminator(lambda given: "http" if "url" in given or isinstance(given, Http) else "stdio"),
+    Discriminator(lambda given: "http" if isinstance(given, Http) or "url" in dict(given or ()) else "stdio"),
 ]
 
 
@@ -223,9 +223,19 @@ class Link:
                 ours = _is_loopback(urlsplit(url).hostname or "")  # a proxy for the internet is none for loopback
                 patience = httpx2.Timeout(CONNECT_S, read=STREAM_S)
                 async with httpx2.AsyncClient(
-                    headers=headers, auth=self._auth, timeout=patience, trust_env=not ours
+                    headers=headers,
+                    auth=self._auth,
+                    timeout=patience,
+                    trust_env=not ours,
+                    event_hooks={"response": [_forgotten]},
                 ) as http:
                     yield streamable_http_client(url, http_client=http)
+
+
+async def _forgotten(response: httpx2.Response) -> None:
+    """Every server has its own words for a session that it knows no longer. Without them the SDK uses its own."""
+    if response.status_code == 404 and "mcp-session-id" in response.request.headers:
+        response.headers["content-type"] = "text/plain"
 
 
 class _Ended:

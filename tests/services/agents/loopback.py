@@ -12,12 +12,11 @@ from starlette.types import ASGIApp
 
 
 @asynccontextmanager
-async def listening(app: ASGIApp, port: int = 0) -> AsyncIterator[str]:
+async def listening(app: ASGIApp) -> AsyncIterator[str]:
     """Its address while it is served, such as `http://127.0.0.1:40001`."""
     # The protocol is named because asyncio sends without delay (TCP_NODELAY) on sockets that say theirs.
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(("127.0.0.1", port))
+        listener.bind(("127.0.0.1", 0))
         server = uvicorn.Server(uvicorn.Config(app, lifespan="on", log_level="warning", timeout_graceful_shutdown=1))
         serving = asyncio.create_task(server.serve([listener]))
         while not server.started:

@@ -192,6 +192,12 @@ async def test_any_replica_answers_any_request(place: Place, mode: str) -> None:
     assert {place.first, place.second} == set(transport.asked)
 
 
+async def test_agents_are_listed_with_what_they_are_for(place: Place) -> None:
+    async with httpx2.AsyncClient(headers=bearer(place.key)) as http, connected(http, place.first) as client:
+        listed = (await client.call_tool("list_agents", {})).structured_content
+    assert listed == {"result": [{"name": "clerk", "description": "Does what it is told."}]}
+
+
 async def test_run_is_followed_to_its_end(place: Place) -> None:
     seen: list[str | None] = []
 

@@ -11,10 +11,12 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from mcp.server.mcpserver import MCPServer
 from mcp_types import CallToolResult, ImageContent, TextContent
 from pydantic import ValidationError
+from starlette.types import Receive, Scope, Send
 
 from cluster.auth import Keys
 from services.agents.mcp_server import McpSettings, serve
@@ -193,6 +195,44 @@ async def test_http_server_gets_headers_whose_values_the_environment_has(
         monkeypatch.delenv("PANTRY_AUTHORIZATION")
         with pytest.raises(ToolError, match="the environment has no PANTRY_AUTHORIZATION"):
             await call(McpTools(settings, state).tools()[0])
+
+
+async def test_session_that_its_server_has_forgotten_is_opened_anew(
+    state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    orders: list[str] = []
+
+    def order(item: str) -> str:
+        """Order one."""
+        orders.append(item)
+        return f"ordered {item}"
+
+    server: MCPServer[Any] = MCPServer("pantry", log_level="ERROR")
+    server.add_tool(order)
+    keys, sessions = Keys(state), list[str]()
+    monkeypatch.setenv("PANTRY_AUTHORIZATION", f"Bearer {keys.create('agents', ('agents',))}")
+    app = serve(server, keys, McpSettings(sessions=True))
+
+    async def watched(scope: Scope, receive: Receive, send: Send) -> None:
+        sessions.extend(value.decode() for name, value in scope.get("headers", ()) if name == b"mcp-session-id")
+        await app(scope, receive, send)
+
+    async with listening(watched) as address:
+        headers = {"authorization": "PANTRY_AUTHORIZATION"}
+        settings = McpToolsSettings(
+            servers={"pantry": Http(url=f"{address}/mcp", headers=headers, era="legacy", check_s=600)}
+        )
+        await ask_consent("pantry", settings, state, "operator", lambda changes: True)
+        mcp = McpTools(settings, state)
+        (tool,) = mcp.tools()
+        await call(tool, item="tea")
+        first = sessions[-1]
+        ended = {"authorization": os.environ["PANTRY_AUTHORIZATION"], "mcp-session-id": first}
+        async with httpx.AsyncClient() as http:
+            assert (await http.delete(f"{address}/mcp", headers=ended)).is_success
+        assert (await call(tool, item="salt")).content == "ordered salt"
+        assert sessions[-1] != first and orders == ["tea", "salt"]
+        await mcp.close()
 
 
 def test_secrets_do_not_travel_in_the_clear() -> None:
