@@ -202,12 +202,13 @@ def _write_runs(
 
     def journeys(rows: list[dict[str, Any]]) -> list[Journey]:
         records: dict[str, dict[str, Logged]] = defaultdict(dict)
-        tokens: dict[str, dict[int, Sampled]] = defaultdict(dict)
+        tokens: dict[str, dict[str, Sampled]] = defaultdict(dict)
         for row in rows:
             if row["kind"] == "record":
                 records[row["run"]][row["request_id"]] = trajectories.logged(row["body"])
             else:
-                tokens[row["run"]][int(row["request_id"].rpartition("/")[2])] = trajectories.sampled(row["body"])
+                sampled = trajectories.sampled(row["body"])
+                tokens[row["run"]][sampled.request_id] = sampled
         found = [
             journey
             for name in sorted(records)

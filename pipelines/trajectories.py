@@ -62,6 +62,7 @@ class Brief(msgspec.Struct):
 class Sampled(msgspec.Struct):
     """What the engine said of its tokens, in a step's body."""
 
+    request_id: str = ""
     token_ids: list[int] | None = None
     logprobs: Any = None
 
@@ -245,13 +246,13 @@ def touched(runs: Iterable[Told]) -> dict[str, list[str]]:
 def journeys(
     told: Told,
     records: Mapping[str, Logged],
-    tokens: Mapping[int, Sampled],
+    tokens: Mapping[str, Sampled],
     corrected: frozenset[str] | set[str],
     sources: tuple[str, ...],
 ) -> Iterator[Journey]:
     """The conversations of a run: one, unless its agent rewrote what had been said (to save tokens, say).
 
-    `records` by request id, `tokens` by number of the model's step. A request whose record is not there, or no whole
+    `records` and `tokens` by request id. A request whose record is not there, or no whole
     exchange, ends a conversation: what came after it starts another.
     """
     worth = reward(told, sources)
@@ -286,7 +287,7 @@ def journeys(
         chain.messages = [*record.messages, record.answer]
         chain.record_ids = [*chain.record_ids, asked.request_id]
         useless = asked.calls > 0 and asked.calls == asked.failed
-        given = tokens.get(asked.number) or Sampled()
+        given = tokens.get(asked.request_id) or Sampled()
         chain.turns = [
             *chain.turns,
             Turn(

@@ -87,7 +87,7 @@ def told(entries: list[Entry]) -> dict[str, Told]:
 def journeys(entries: list[Entry], corrected: frozenset[str] = frozenset()) -> list[Journey]:
     records = {e.request_id: trajectories.logged(e.model_dump_json()) for e in entries if isinstance(e, Record)}
     tokens = {
-        e.number: trajectories.sampled(e.model_dump_json())
+        e.body["request_id"]: trajectories.sampled(e.model_dump_json())
         for e in entries
         if isinstance(e, Step) and e.event == "model"
     }

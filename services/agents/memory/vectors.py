@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import hashlib
+import importlib
 import json
 import logging
 from collections.abc import AsyncIterator, Sequence
@@ -36,6 +37,10 @@ logger = logging.getLogger(__name__)
 
 UNINDEXED = 2_000
 """Passages that are searched without the words' index before they are taken into it."""
+TIDY = 64
+"""Changes of a table after which its small files become large ones, and its past is let go of ..."""
+KEEP = timedelta(hours=1)
+"""... but for what a slow reader may still be at."""
 
 
 class Store(Protocol):
@@ -134,9 +139,9 @@ class Lance:
         merge = merge.when_not_matched_by_source_delete(f"document = '{document}'")
         await merge.execute(_rows(schema, document, source, texts, vectors))
         try:
-            await _index(table)
-        except RuntimeError as error:  # another writer's commit came first, and its index does too
-            logger.info("an index was left for later: %s", error)
+            await _tidy(table)
+        except RuntimeError as error:  # another writer's commit came first
+            logger.info("a table was left as it is for now: %s", error)
 
     async def nearest(self, principal: str, vector: Sequence[float], count: int) -> list[Passage]:
         table = await self._known(principal)
@@ -146,11 +151,11 @@ class Lance:
         return [_passage(row, 1 - row["_distance"]) for row in await query.limit(count).to_list()]
 
     async def matching(self, principal: str, query: str, count: int) -> list[Passage]:
-        from lancedb.query import MatchQuery
-
         table = await self._known(principal)
         if table is None:
             return []
+        from lancedb.query import MatchQuery
+
         # A match query takes words; a plain string would be a language.
         words = MatchQuery(query, "text")  # type: ignore[call-arg]
         found = table.query().nearest_to_text(words).select(["text", "source", "_score"])
@@ -166,10 +171,11 @@ class Lance:
         return _hash(json.dumps([principal, self._model]))
 
     async def _connect(self) -> AsyncConnection:
-        import lancedb
-
-        # Replicas see each other's commits at once.
-        self._db = self._db or await lancedb.connect_async(self._uri, read_consistency_interval=timedelta(0))
+        if self._db is None:
+            # The import takes a second or more, in which whoever else this process serves would wait.
+            lancedb = await asyncio.to_thread(importlib.import_module, "lancedb")
+            # Replicas see each other's commits at once.
+            self._db = await lancedb.connect_async(self._uri, read_consistency_interval=timedelta(0))
         return self._db
 
     async def _known(self, principal: str) -> AsyncTable | None:
@@ -183,18 +189,26 @@ class Lance:
             return None
 
     async def _table(self, principal: str, size: int) -> AsyncTable:
+        """The principal's table, made if there is none. `size`: numbers of a vector, 0 for none."""
+        table = await self._known(principal)
+        if table is not None and await table.list_indices():
+            return table
         import pyarrow as pa
+        from lancedb.index import FTS
 
         columns = [(name, pa.string()) for name in ("id", "document", "source", "text")]
         vector = [("vector", pa.list_(pa.float32(), size))] if size else []
-        if (table := await self._known(principal)) is not None:
-            return table
         # Two who make one table at once are no conflict to lance: the later one's empty table replaces the other's.
         async with _alone(self._uri):
-            if (table := await self._known(principal)) is not None:
-                return table
-            db = await self._connect()
-            return await db.create_table(self._name(principal), schema=pa.schema([*columns, *vector]))
+            table, db = await self._known(principal), await self._connect()
+            if table is None:
+                table = await db.create_table(self._name(principal), schema=pa.schema([*columns, *vector]))
+            if not await table.list_indices():
+                # From the start: without an index words are compared letter by letter, capitals and all. No language's
+                # stems and stop words, because texts may be in any.
+                words = FTS(base_tokenizer="icu", stem=False, remove_stop_words=False, ascii_folding=True)
+                await table.create_index("text", config=words)
+        return table
 
 
 @asynccontextmanager
@@ -210,20 +224,12 @@ async def _alone(uri: str) -> AsyncIterator[None]:
         yield
 
 
-async def _index(table: AsyncTable) -> None:
-    """Words have an index; small additions are searched without it until they are many."""
-    from lancedb.index import FTS
-
-    indices = [index.name for index in await table.list_indices()]
-    if not indices:
-        if await table.count_rows() >= UNINDEXED:
-            # No language's stems and stop words: texts may be in any.
-            words = FTS(base_tokenizer="icu", stem=False, remove_stop_words=False, ascii_folding=True)
-            await table.create_index("text", config=words)
-        return
-    stats = await table.index_stats(indices[0])
-    if stats and stats.num_unindexed_rows >= UNINDEXED:
-        await table.optimize()
+async def _tidy(table: AsyncTable) -> None:
+    """Now and then, what came lately goes into the index, small files become large ones, and the past goes."""
+    stats = [await table.index_stats(index.name) for index in await table.list_indices()]
+    late = any(each and each.num_unindexed_rows >= UNINDEXED for each in stats)
+    if late or await table.version() % TIDY == 0:
+        await table.optimize(cleanup_older_than=KEEP)
 
 
 def _rows(schema: pa.Schema, document: str, source: str, texts: Sequence[str], vectors: Vectors | None) -> pa.Table:

@@ -7,6 +7,7 @@ import multiprocessing
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,7 @@ async def test_the_best_passage_comes_first_with_its_source(memory: Memories) ->
     scores = [passage.score for passage in await memory.search("ann", "what of the red mug", 3)]
     assert scores == sorted(scores, reverse=True) and scores[0] > 0
     assert len(await memory.search("ann", "red mug", 1)) == 1
+    assert (await memory.search("ann", "RED Mug", 1))[0].text == "The red mug is sold out."
 
 
 async def test_a_document_again_replaces_what_it_said_and_nothing_else(memory: Memories) -> None:
@@ -230,6 +232,16 @@ async def test_many_passages_get_an_index_of_words_that_misses_none(
     assert await texts(memory, "ann", "CAFE") == ["A late café."]
     assert len(await memory.search("ann", "number 17", 5)) == 5
     assert "number 17 " in (await texts(memory, "ann", "17"))[0]
+
+
+async def test_a_memory_that_changes_often_lets_go_of_its_past(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.agents.memory.vectors.TIDY", 8)
+    monkeypatch.setattr("services.agents.memory.vectors.KEEP", timedelta(0))
+    memory = by_words(str(tmp_path))
+    for number in range(40):
+        await memory.remember("ann", "note", f"Mug number {number}.")
+    assert len(list(tmp_path.glob("*.lance/_versions/*"))) < 15
+    assert await texts(memory, "ann", "mug") == ["Mug number 39."]
 
 
 async def test_vectors_of_another_size_are_refused(tmp_path: Path) -> None:
