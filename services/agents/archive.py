@@ -102,15 +102,17 @@ class Archive:
         for step in self.steps(threads=threads, since=since) if threads else ():
             if open_runs.get(step.run):
                 found.setdefault(step.run, []).append(step)
-        return [steps for steps in map(journal.counted, found.values()) if _owner(steps) == owner]
+        return [whole for steps in found.values() if (whole := _whole(steps, owner))]
 
 
-def _owner(steps: list[Step]) -> str | None:
+def _whole(steps: list[Step], owner: str) -> list[Step]:
+    """The journal, if this owner has it; one that is broken must not keep all others waiting."""
     try:
-        return journal.fold(steps).owner
-    except ValueError:  # one broken journal must not keep all others waiting
+        kept = journal.counted(steps)
+        return kept if journal.fold(kept).owner == owner else []
+    except ValueError:
         logger.exception("run %s cannot be gone on with", steps[0].run)
-        return None
+        return []
 
 
 def _folded(steps: Iterable[Step]) -> list[Progress]:

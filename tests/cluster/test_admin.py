@@ -6,7 +6,7 @@ import pytest
 from fastapi import Request
 from fastapi.testclient import TestClient
 
-from cluster.admin import MOST_BYTES, Unavailable, admin_api
+from cluster.admin import MOST_BYTES, Unavailable, admin_api, keyed_api
 from cluster.auth import Keys, first_key
 from cluster.settings import Strict
 
@@ -97,3 +97,21 @@ def test_other_addresses_answer_in_the_same_format(client: TestClient, method: s
     answer = client.request(method, f"/admin/rollout/{address}")
     assert answer.status_code == status
     assert answer.json()["error"]["type"] == "invalid_request_error"
+
+
+def test_an_application_may_be_for_keys_with_another_scope(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRIVIUM_STATE", str(tmp_path))
+    api, keys = keyed_api("agents"), Keys(tmp_path)
+
+    @api.get("/")
+    async def show(request: Request) -> dict[str, object]:
+        return {"who": request.state.who.id, "priority": request.state.who.priority}
+
+    def ask(*scopes: str) -> tuple[int, object]:
+        key = keys.create("-".join(scopes), scopes, priority=5)
+        client = TestClient(api, root_path="/agents", headers={"authorization": f"Bearer {key}"})
+        answer = client.get("/agents")
+        return answer.status_code, answer.json().get("who")
+
+    assert ask("agents") == (200, "agents") and ask("admin") == (200, "admin")
+    assert ask("infer", "feedback") == (403, None)

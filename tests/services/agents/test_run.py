@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -393,3 +394,40 @@ async def test_a_reward_can_be_given_after_the_end(state: Path) -> None:
         steps = [step async for step in later.follow(ANNA, run)]
         assert [step.body["score"] for step in steps if step.event == "reward"] == [1.0, 0.5]
         assert (await later.get(ANNA, run)).state == "completed"
+
+
+async def test_odd_characters_of_a_tool_lose_no_step(state: Path) -> None:
+    async def odd(invocation: Invocation) -> Result:
+        return Result("half a pair: \ud83d, a line\nand another")
+
+    tool = Tool("odd", "x", {"type": "object"}, odd, "function:tests")
+    async with opened(pool(state, Scripted.of(says(None, call("odd")), says("done")), tool)) as runs:
+        run = (await runs.start(ANNA, "clerk", "x")).id
+        assert (await rests(runs, run)).state == "completed"
+    async with opened(pool(state, Scripted.of())) as later:
+        (result,) = [step async for step in later.follow(ANNA, run) if step.event == "result"]
+        assert result.body["content"] == "half a pair: \ufffd, a line\nand another"
+
+
+async def test_one_broken_journal_does_not_keep_the_others_waiting(state: Path) -> None:
+    asks = Scripted.of(says(None, call("ask_person", {"question": "?"})), says("done"))
+    agents = {"clerk": Agent(description="x", tools=("ask_person",))}
+    async with opened(pool(state, asks, agents=agents, permits=Listed(("ask_person",)))) as runs:
+        run = (await runs.start(ANNA, "clerk", "x")).id
+        await rests(runs, run)
+        lost = Step(
+            request_id="run-broken/0",
+            time=time.time(),
+            principal="anna",
+            session="run-broken",
+            run="run-broken",
+            number=0,
+            agent="clerk",
+            source=runs.own.ownership.name,
+            event="result",
+            body={"operation": "run-broken.9.9", "tool": "x", "content": "of no call"},
+        )
+        await runs.own.writer.append(lost)
+    async with opened(pool(state, asks, agents=agents, permits=Listed(("ask_person",)))) as later:
+        await later.say(ANNA, run, "well")
+        assert (await rests(later, run)).state == "completed"
