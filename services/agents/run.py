@@ -29,6 +29,8 @@ from services.agents.within import within
 
 PATIENCE_S = 10.0
 """Longest that somebody who wants something of a run waits for another process to take it over."""
+_THREAD = re.compile(r"[!-~]{1,256}")
+"""It is a header too, `x-session-id`."""
 _RUN = re.compile(r"run-[0-9a-f]{24}")
 
 
@@ -91,6 +93,8 @@ class Pool:
         if agent not in self._agents:
             known = ", ".join(sorted(self._agents)) or "none"
             raise KeyError(f"there is no agent {agent}; there are: {known}")
+        if thread is not None and not _THREAD.fullmatch(thread):
+            raise ValueError("a thread's name is up to 256 visible ASCII characters, without spaces")
         most = capped(self._agents[agent].limits, limits)
         if parent is not None:
             parent = (await self.get(who, parent)).id

@@ -360,6 +360,8 @@ async def test_what_goes_wrong_is_said(state: Path) -> None:
 
     async with opened(pool(state, Refuses())) as runs:
         assert (await rests(runs, (await runs.start(ANNA, "clerk", "x")).id)).reason == "the context is too long"
+        with pytest.raises(ValueError, match="a thread's name is"):
+            await runs.start(ANNA, "clerk", "x", thread="two\nlines")
         with pytest.raises(KeyError, match="there is no agent nobody; there are: clerk"):
             await runs.start(ANNA, "nobody", "x")
 

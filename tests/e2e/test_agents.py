@@ -1,0 +1,26 @@
+"""The shipped agent on the shipped model: what the engine says of its tokens is in the journal."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from cluster.log import Log
+from cluster.records import Record
+from tests.conftest import Cluster
+
+pytestmark = pytest.mark.ray
+
+
+def test_the_shipped_agent_thinks_with_the_deployment_and_keeps_its_tokens(cluster: Cluster) -> None:
+    said = cluster.trivium("agents", "run", "assistant", "hello", "--follow", "--json", "--thread", "first").stdout
+    *steps, ended = [json.loads(line) for line in said.splitlines()]
+    assert ended["state"] == "completed" and ended["turns"] == 1
+    thought = next(step["body"] for step in steps if step["event"] == "model")
+    assert len(thought["token_ids"]) == thought["completion_tokens"]
+    assert len(thought["logprobs"]) == thought["completion_tokens"] and max(thought["logprobs"]) <= 0
+    entries = Log.here(cluster.settings)
+    everything = [*entries.read(), *entries.entries()]
+    (record,) = [each for each in everything if isinstance(each, Record) and each.request_id == thought["request_id"]]
+    assert (record.session, record.principal, record.version) == ("first", "owner", thought["version"])
