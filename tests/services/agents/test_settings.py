@@ -10,15 +10,16 @@ from pydantic import ValidationError
 
 from cluster.log import Log
 from cluster.settings import Settings
+from services.agents.permits import Ask
 from services.agents.settings import AgentsSettings
+from services.agents.tools import Caller, Invocation, Tool
 
 SERVE = Path(__file__).parents[3] / "services" / "serve.yaml"
 
 
-def test_what_is_shipped_is_one_agent_without_tools() -> None:
+def shipped() -> AgentsSettings:
     (args,) = [each["args"] for each in yaml.safe_load(SERVE.read_text())["applications"] if each["name"] == "agents"]
-    settings = AgentsSettings.model_validate(args)
-    assert {name: agent.tools for name, agent in settings.agents.items()} == {"assistant": ()}
+    return AgentsSettings.model_validate(args)
 
 
 @pytest.mark.parametrize("name", ["runs", "a/b", "", "x" * 59, "ä"])
@@ -32,11 +33,25 @@ def test_journals_are_where_all_nodes_can_read_them(tmp_path: Path) -> None:
     assert Log.shared(here).own == Log.shared(here).folder == Log.here(here).folder != Log.here(here).own
 
 
-async def test_the_shipped_application_starts_with_nothing_permitted() -> None:
+async def test_what_is_shipped_may_look_things_up_and_nothing_else(
+    state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from services.agents.app import app, build
 
-    settings = AgentsSettings.model_validate({"agents": {"assistant": {"description": "x"}}})
+    async def root(caller: Caller) -> str:
+        return caller.run
+
+    monkeypatch.setenv("TRIVIUM_STATE", str(state))
+    settings = shipped()
     deployment = app(settings)._bound_deployment  # type: ignore[attr-defined]
     assert deployment.name == "agents" and deployment.ray_actor_options["num_cpus"] == 0
-    parts = await build(settings)
-    assert list(parts.tools) == [] and parts.permits.decide(None).effect == "deny"  # type: ignore[arg-type]
+    parts = await build(settings, root)
+    assert {tool.name for tool in parts.tools} == {"retrieve", "remember", "share_memory"}
+    who = Caller("app", ("agents",), "assistant", "assistant@1", "run-1", "run-1")
+
+    def said(tool: Tool) -> str:
+        return parts.permits.decide(Ask(tool, Invocation("run-1.1.0", {"query": "x"}, who), 0, 0)).effect
+
+    offered = parts.tools.chosen(settings.agents["assistant"].tools)
+    assert {tool.name: said(tool) for tool in offered} == {"retrieve": "permit"}
+    assert [said(tool) for tool in parts.tools if tool.name == "remember"] == ["deny"]
