@@ -18,7 +18,8 @@ from mcp.client.session import ElicitationFnT, IncomingMessage
 from mcp.client.stdio import StdioServerParameters, stdio_client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.exceptions import MCPError
-from mcp_types import CONNECTION_CLOSED, CallToolResult, ToolListChangedNotification
+from mcp.shared.message import SessionMessage
+from mcp_types import CONNECTION_CLOSED, CallToolResult, JSONRPCResponse, ToolListChangedNotification
 from pydantic import Discriminator, Field, Tag, field_validator
 
 from cluster.settings import Strict
@@ -263,10 +264,14 @@ class _Listening:
 
     async def __anext__(self) -> Any:
         try:
-            return await self._stream.__anext__()
+            heard = await self._stream.__anext__()
         except StopAsyncIteration:
             self._ended.set()
             raise
+        if isinstance(heard, SessionMessage) and isinstance(heard.message, JSONRPCResponse):
+            # What 2026-07-28 asks of clients, and the SDK's models do not do: a result without its type is complete.
+            heard.message.result.setdefault("resultType", "complete")
+        return heard
 
     async def __aenter__(self) -> _Listening:
         await self._stream.__aenter__()

@@ -16,6 +16,10 @@ import pytest
 from mcp.server.mcpserver import MCPServer
 from mcp_types import CallToolResult, ImageContent, TextContent
 from pydantic import ValidationError
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from cluster.auth import Keys
@@ -232,6 +236,27 @@ async def test_session_that_its_server_has_forgotten_is_opened_anew(
             assert (await http.delete(f"{address}/mcp", headers=ended)).is_success
         assert (await call(tool, item="salt")).content == "ordered salt"
         assert sessions[-1] != first and orders == ["tea", "salt"]
+        await mcp.close()
+
+
+async def test_result_that_does_not_say_its_type_is_complete(state: Path) -> None:
+    """As 2026-07-28 wants it of clients; the answers are written by hand, as no SDK would."""
+    answers: dict[str, dict[str, Any]] = {
+        "server/discover": {"supportedVersions": ["2026-07-28"], "capabilities": {"tools": {}}},
+        "tools/list": {"tools": [{"name": "bell", "inputSchema": {"type": "object"}}]},
+        "tools/call": {"content": [{"type": "text", "text": "ding"}]},
+    }
+
+    async def answer(request: Request) -> JSONResponse:
+        asked = await request.json()
+        hints = {} if asked["method"] == "tools/call" else {"ttlMs": 0, "cacheScope": "private"}
+        return JSONResponse({"jsonrpc": "2.0", "id": asked["id"], "result": {**answers[asked["method"]], **hints}})
+
+    async with listening(Starlette(routes=[Route("/mcp", answer, methods=["POST"])])) as address:
+        settings = McpToolsSettings(servers={"door": Http(url=f"{address}/mcp")})
+        await ask_consent("door", settings, state, "operator", lambda changes: True)
+        mcp = McpTools(settings, state)
+        assert (await call(mcp.tools()[0])).content == "ding"
         await mcp.close()
 
 
