@@ -12,12 +12,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import psutil
 import pytest
 
 from cluster import ports
 from cluster.settings import Settings
 from tests.receiver import Receiver
+
+hypothesis.settings.register_profile("shared", deadline=None)  # the machine may be busy with something else
+hypothesis.settings.load_profile("shared")
 
 UP_S = 600
 """Longest that a cluster with an engine may take to come up on a busy machine of two cores."""

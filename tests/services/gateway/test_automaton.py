@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from services.gateway.automaton import TooLarge, steps
@@ -81,7 +81,6 @@ class Built:
         return f1 | (f2 if e1 else set()), l2 | (l1 if e2 else set()), e1 and e2
 
 
-@settings(deadline=None)  # the machine may be busy with something else
 @given(nodes())
 def test_the_count_is_that_of_the_automaton_that_was_never_built(node: Node) -> None:
     built = Built()
