@@ -16,11 +16,15 @@ pytestmark = pytest.mark.ray
 def test_the_shipped_agent_thinks_with_the_deployment_and_keeps_its_tokens(cluster: Cluster) -> None:
     said = cluster.trivium("agents", "run", "assistant", "hello", "--follow", "--json", "--thread", "first").stdout
     *steps, ended = [json.loads(line) for line in said.splitlines()]
-    assert ended["state"] == "completed" and ended["turns"] == 1
-    thought = next(step["body"] for step in steps if step["event"] == "model")
-    assert len(thought["token_ids"]) == thought["completion_tokens"]
-    assert len(thought["logprobs"]) == thought["completion_tokens"] and max(thought["logprobs"]) <= 0
-    entries = Log.here(cluster.settings)
-    everything = [*entries.read(), *entries.entries()]
-    (record,) = [each for each in everything if isinstance(each, Record) and each.request_id == thought["request_id"]]
-    assert (record.session, record.principal, record.version) == ("first", "owner", thought["version"])
+    assert ended["state"] == "completed"
+    thoughts = {step["body"]["request_id"]: step["body"] for step in steps if step["event"] == "model"}
+    assert len(thoughts) == ended["turns"]
+    for thought in thoughts.values():
+        assert len(thought["token_ids"]) == thought["completion_tokens"]
+        assert len(thought["logprobs"]) == thought["completion_tokens"] and max(thought["logprobs"]) <= 0
+    log = Log.here(cluster.settings)
+    found = [each for each in [*log.read(), *log.entries()] if isinstance(each, Record) and each.request_id in thoughts]
+    assert len(found) == len(thoughts)
+    for record in found:
+        version = thoughts[record.request_id]["version"]
+        assert (record.session, record.principal, record.version) == ("first", "owner", version)
