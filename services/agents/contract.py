@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Literal, Protocol
 
 from cluster.auth import Principal
@@ -91,8 +91,10 @@ class Runs(Protocol):
         parent: str | None = None,
         limits: RunLimits | None = None,
         run: str | None = None,
+        metadata: Mapping[str, str] | None = None,
     ) -> View:
-        """Returns once the run is in the log. `run` is an id of the caller's choice: given again, the same run."""
+        """Returns once the run is in the log. `run` is an id of the caller's choice: given again, the same run.
+        `metadata` is the caller's own; of tasks with one `task_template` in it, all are trained on or none."""
         ...
 
     async def get(self, who: Principal, run: str) -> View: ...

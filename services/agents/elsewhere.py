@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from ray import serve
@@ -44,8 +44,10 @@ class Elsewhere:
         parent: str | None = None,
         limits: RunLimits | None = None,
         run: str | None = None,
+        metadata: Mapping[str, str] | None = None,
     ) -> View:
-        return await self._ask("call", "start", who, agent, task, thread=thread, parent=parent, limits=limits, run=run)
+        more = {"thread": thread, "parent": parent, "limits": limits, "run": run, "metadata": metadata}
+        return await self._ask("call", "start", who, agent, task, **more)
 
     async def get(self, who: Principal, run: str) -> View:
         return await self._ask("call", "get", who, run)

@@ -38,6 +38,8 @@ class Start(Event, frozen=True):
     """What the model is told at first: instructions, earlier runs of the thread, the task."""
     limits: dict[str, Any] = {}
     parent: str | None = None
+    metadata: dict[str, str] = {}
+    """The caller's own."""
 
 
 class Claim(Event, frozen=True):

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol
@@ -238,6 +238,7 @@ class Own:
         parent: str | None,
         limits: RunLimits,
         run: str,
+        metadata: Mapping[str, str] | None = None,
     ) -> View:
         if self.lost:
             raise Busy("this process was taken for dead and ends; try again shortly")
@@ -250,7 +251,7 @@ class Own:
         try:
             earlier = await self._earlier(who, thread) if thread else []
             messages = self._opening(agent, earlier, task)
-            await live.write(Start(task, messages, limits.model_dump(), parent))
+            await live.write(Start(task, messages, limits.model_dump(), parent, dict(metadata or {})))
         except BaseException:
             if not progress.number:
                 del self.live[run]

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
-from fastapi import FastAPI, Header, Query, Request
+from fastapi import FastAPI, Header, HTTPException, Query, Request
 from fastapi.responses import StreamingResponse
 from pydantic import Field
 
@@ -34,6 +34,8 @@ class NewRun(Strict):
     """At most the agent's own."""
     id: Name | None = None
     """Of the caller's choice: given again, the same run (as the header `x-idempotency` does)."""
+    metadata: Annotated[dict[Name, Annotated[str, Field(max_length=512)]], Field(max_length=16)] = {}
+    """As OpenAI's API takes it. Of tasks with one `task_template`, all are trained on or none."""
 
 
 class Approval(Strict):
@@ -101,7 +103,9 @@ def rest(runs: Runs) -> FastAPI:
         agent: str, order: NewRun, request: Request, x_idempotency: Annotated[str | None, Header(max_length=256)] = None
     ) -> View:
         who, given = request.state.who, order.id or x_idempotency
-        return await runs.start(who, agent, order.input, thread=order.thread, limits=order.limits, run=given)
+        return await runs.start(
+            who, agent, order.input, thread=order.thread, limits=order.limits, run=given, metadata=order.metadata
+        )
 
     @api.post("/runs/{run}/cancel")
     async def cancel(run: str, request: Request) -> View:
@@ -117,7 +121,11 @@ def rest(runs: Runs) -> FastAPI:
 
     @api.post("/runs/{run}/reward")
     async def reward(run: str, given: Reward, request: Request) -> View:
-        return await runs.reward(request.state.who, run, given.score, given.source, given.comment)
+        who = request.state.who
+        if given.source != "user" and "admin" not in who.scopes:
+            # Training believes a checker more than a user.
+            raise HTTPException(403, f"only a key with the scope admin may judge as {given.source}")
+        return await runs.reward(who, run, given.score, given.source, given.comment)
 
     return api
 

@@ -11,7 +11,7 @@ import hashlib
 import re
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -89,6 +89,7 @@ class Pool:
         parent: str | None = None,
         limits: RunLimits | None = None,
         run: str | None = None,
+        metadata: Mapping[str, str] | None = None,
     ) -> View:
         if agent not in self._agents:
             known = ", ".join(sorted(self._agents)) or "none"
@@ -99,7 +100,9 @@ class Pool:
         if parent is not None:
             parent = (await self.get(who, parent)).id
         if run is None:
-            return await self.own.begin(who, agent, task, thread, parent, most, f"run-{secrets.token_hex(12)}")
+            return await self.own.begin(
+                who, agent, task, thread, parent, most, f"run-{secrets.token_hex(12)}", metadata
+            )
         known_as = _canonical(who, run)
         if (held := self.own.here(known_as)) is not None and may(who, held.progress):
             return held.progress.view()
@@ -107,7 +110,7 @@ class Pool:
             try:
                 return await self.get(who, known_as)
             except KeyError:
-                return await self.own.begin(who, agent, task, thread, parent, most, known_as)
+                return await self.own.begin(who, agent, task, thread, parent, most, known_as, metadata)
 
     async def get(self, who: Principal, run: str) -> View:
         view = await self._somewhere("get", who, _canonical(who, run))

@@ -286,3 +286,19 @@ async def test_another_agent_meets_one_over_a2a_on_the_public_port(place: Cluste
     nobody = httpx.get(f"{base}/.well-known/agent-card.json", trust_env=False)
     assert nobody.status_code == 200, "a card is for everybody"
     assert httpx.post(f"{base}/a2a", json={}, trust_env=False).status_code == 401
+
+
+def test_rewards_are_in_the_journal_and_only_an_admin_speaks_for_a_checker(place: Cluster, web: Web) -> None:
+    theirs = Web(place, key(place, "rater", "agents"))
+    run = theirs.start("clerk", "done", metadata={"task_template": "be-done"})["id"]
+    theirs.becomes(run, "completed")
+    refused = theirs.ask("POST", f"/runs/{run}/reward", {"score": 1, "source": "checker"})
+    assert refused.status_code == 403 and "scope admin" in refused.json()["error"]["message"]
+    assert theirs.ask("POST", f"/runs/{run}/reward", {"score": 0.5}).is_success
+    assert web.ask("POST", f"/runs/{run}/reward", {"score": 1, "source": "checker"}).is_success
+    first, *_, mine, checked = web.events(run)
+    assert first["body"]["metadata"] == {"task_template": "be-done"}
+    assert [(step["body"]["score"], step["body"]["source"]) for step in (mine, checked)] == [
+        (0.5, "user"),
+        (1, "checker"),
+    ]
