@@ -55,7 +55,7 @@ class Server(BaseHTTPRequestHandler):
     wbufsize = -1  # head and body in one packet: else the second waits 40 ms for the first one's acknowledgement
 
     def do_GET(self) -> None:
-        if self.path.startswith("/die") and self.path not in self.dead:
+        if "/die" in self.path and self.path not in self.dead:
             self.close_connection = True
             if self.path != "/die":
                 self.dead.add(self.path)
@@ -174,8 +174,14 @@ def test_a_request_whose_replica_dies_before_a_word_of_answer_goes_to_another(ba
     home = balancer.ask("somebody")[2]
     status, _, body = balancer.ask("somebody", path="/die-once")
     assert (status, body in servers, body != home) == (200, True, True)
-    status, body = balancer.post("/die-before-the-body")
+    status, body = balancer.post("/v1/die-before-the-body")
     assert (status, body in servers) == (200, True)
+
+
+def test_what_may_have_had_an_effect_is_not_done_twice(balancer: Balancer) -> None:
+    balancer.start(3)
+    status, body = balancer.post("/agents/clerk/die-of-it")
+    assert (status, json.loads(body)["error"]["code"]) == (502, "replica_lost")
 
 
 def test_a_stream_of_ten_minutes_meets_no_timeout(balancer: Balancer) -> None:
