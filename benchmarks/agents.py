@@ -21,7 +21,7 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks import conclude, paired, quantile
+from benchmarks import conclude, mcp_call, paired, quantile
 from benchmarks.clusters import ROOT, temporary
 from cluster.settings import Strict
 
@@ -83,13 +83,9 @@ async def ours(world: World) -> Callable[[str], Awaitable[None]]:
     from services.agents.contract import Agent, RunLimits
     from services.agents.journal import Thought
     from services.agents.loop import Turn
-    from services.agents.permits import Ask, Decision
+    from services.agents.policy import Policy, PolicySettings
     from services.agents.run import Pool
     from services.agents.tools import Invocation, Result, Tool, Toolbox
-
-    class Permitted:
-        def decide(self, ask: Ask) -> Decision:
-            return Decision("permit", ("benchmark",), "")
 
     async def model(turn: Turn) -> Thought:
         wants = await world.think(turn.session, sum(each["role"] == "tool" for each in turn.messages))
@@ -106,7 +102,9 @@ async def ours(world: World) -> Callable[[str], Awaitable[None]]:
     who, state = Principal("benchmark"), world.told.folder
     agent = Agent(description="notes", instructions=TASK, tools=("note",), limits=RunLimits(turns=world.told.calls + 1))
     tools = Toolbox([Tool("note", "Notes a text.", NOTE, note, "function:benchmarks")])
-    pool = Pool(state, {"noter": agent}, tools, Permitted(), model, lambda _: who, log=Log(state / "log"))
+    (state / "own.cedar").write_text('permit (principal, action == Action::"call", resource == Tool::"note");')
+    policy = Policy(PolicySettings(files=(state / "own.cedar",)))
+    pool = Pool(state, {"noter": agent}, tools, policy, model, lambda _: who, log=Log(state / "log"))
     await pool.open()
 
     async def run(name: str) -> None:
@@ -199,6 +197,8 @@ def main() -> None:
                     f"{seen.mib_per_run:10.3f}",
                     flush=True,
                 )
+        called = asyncio.run(mcp_call.measure(folder / "mcp", rounds))["2026-07-28"]
+    print(f"a call through /mcp, client and server in a process each: p50 {quantile(called, 0.5):.2f} ms")
     mine, theirs = found["ours"], found["langgraph"]
     conclude(
         runs=rounds,
@@ -206,6 +206,7 @@ def main() -> None:
         step_p99_ms=quantile([each.p99_ms for each in mine], 0.5),
         mib_per_run=quantile([each.mib_per_run for each in mine], 0.5),
         step_p50_vs_langgraph=paired([each.p50_ms for each in mine], [each.p50_ms for each in theirs]),
+        mcp_call_p50_ms=quantile(called, 0.5),
     )
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from ray import serve
@@ -29,7 +29,7 @@ from services.agents.memory.passages import Memory, Passage
 from services.agents.memory.remember import memories, remember
 from services.agents.memory.share import Root, share_memory, tree_of
 from services.agents.model import Deployment
-from services.agents.own import WAIT_S
+from services.agents.own import LOOK_S, WAIT_S
 from services.agents.permits import Permits
 from services.agents.policy import Policy
 from services.agents.push import Courier, Subscriptions
@@ -37,6 +37,7 @@ from services.agents.rest import rest
 from services.agents.run import Pool
 from services.agents.settings import AgentsSettings
 from services.agents.toolbox.build import build as build_tools
+from services.agents.toolbox.mcp_tools import McpTools
 from services.agents.tools import Caller, Toolbox
 
 logger = logging.getLogger(__name__)
@@ -52,8 +53,14 @@ class Parts:
     tools: Toolbox
     permits: Permits
     memory: Memory | None = None
-    closing: Sequence[Callable[[], Awaitable[None]]] = field(default=())
-    """What is to be done when the replica leaves."""
+    servers: McpTools | None = None
+    """Whose tools are there once an operator has consented to them."""
+
+    def offered(self) -> Toolbox:
+        """All tools that there are now."""
+        mine = list(self.tools)
+        theirs = self.servers.tools({tool.name for tool in mine}) if self.servers else []
+        return Toolbox([*mine, *theirs])
 
 
 async def build(settings: AgentsSettings, root: Root) -> Parts:
@@ -61,10 +68,10 @@ async def build(settings: AgentsSettings, root: Root) -> Parts:
     here = Settings.from_environment()
     key = auth.first_key(here.state)
     memory = memories(settings.memory, here, key)
-    tools, close = await build_tools(settings.tools, state=here.state, memory=memory)
+    tools = await build_tools(settings.tools, state=here.state, memory=memory)
     tools.add(remember(memory))
     tools.add(share_memory(RayBoards(settings.memory.board), root))
-    return Parts(tools, Policy(settings.policy), memory, (close,))
+    return Parts(tools, Policy(settings.policy), memory, McpTools(settings.tools.mcp, here.state))
 
 
 Build = Callable[[AgentsSettings, Root], Awaitable[Parts]]
@@ -107,7 +114,7 @@ class Agents:
         self._pool = Pool(
             here.state,
             settings.agents,
-            self._parts.tools,
+            await asyncio.to_thread(self._parts.offered),
             self._parts.permits,
             self._model,
             keys.named,
@@ -117,7 +124,8 @@ class Agents:
         )
         await self._pool.open()
         subscriptions = Subscriptions(here.state, settings.a2a.push)
-        self._courier = asyncio.create_task(Courier(self._pool, subscriptions, settings.a2a.push).serve())
+        courier = Courier(self._pool, subscriptions, settings.a2a.push)
+        self._tasks = [asyncio.create_task(each) for each in (courier.serve(), self._follow_consents())]
         # A2A has doors of its own: a card is for everybody, and errors are in its own words.
         router = Router(
             a2a_server.routes(settings.agents, self._pool, keys, subscriptions, settings.a2a), redirect_slashes=False
@@ -127,6 +135,20 @@ class Agents:
         gc.collect()
         gc.freeze()
         return router
+
+    async def _follow_consents(self) -> None:
+        """Give agents what an operator has consented to since, and take from them what is no more."""
+        known: list[str] | None = None
+        while True:
+            try:
+                offered = await asyncio.to_thread(self._parts.offered)
+                versions = [tool.version for tool in offered]
+                if versions != known:
+                    self._pool.equip(offered)
+                    known = versions
+            except Exception:  # a disk that is away, a name that two have: looked at again
+                logger.exception("the tools of MCP servers could not be looked at")
+            await asyncio.sleep(LOOK_S)
 
     async def _root(self, caller: Caller) -> str:
         return await tree_of(self._pool)(caller)
@@ -157,11 +179,12 @@ class Agents:
             raise RuntimeError("another replica has this one's runs")
 
     async def __del__(self) -> None:
-        self._courier.cancel()
+        for task in self._tasks:
+            task.cancel()
         await self._pool.close()
         await self._model.close()
-        for close in self._parts.closing:
-            await close()
+        if self._parts.servers:
+            await self._parts.servers.close()
 
 
 def application(settings: AgentsSettings, build: Build) -> serve.Application:

@@ -141,7 +141,7 @@ def consent(server: str, yes: bool) -> None:
     """Look at the tools of an MCP SERVER that the settings name, and let agents use them as they are now.
 
     A model reads a tool's description as if you had written it. So a tool that is new, or told in other words than you
-    have seen, is not offered before you have looked at it. Replicas that start from then on offer it.
+    have seen, is not offered before you have looked at it. Runs that begin from then on may use it.
     """
     import asyncio
     import getpass

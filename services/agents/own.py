@@ -79,7 +79,8 @@ class Own:
     ) -> None:
         self.model, self.permits, self.principal = model, permits, principal
         self._state, self._agents, self._everywhere, self._most = state, agents, everywhere, most
-        self._tools = {name: tools.chosen(agent.tools) for name, agent in agents.items()}
+        self._tools: dict[str, Toolbox] = {}
+        self.equip(tools)
         self.archive = Archive(log)
         self.writer = log.writer(WRITER)
         self.ownership = Ownership(state, self.writer.name)
@@ -90,6 +91,10 @@ class Own:
         self._since = 0.0
         self.lost = False
         """Another process took this one for dead; it must end."""
+
+    def equip(self, tools: Toolbox) -> None:
+        """What runs that begin from now on choose from. Raises `ValueError` where an agent's tool is not among it."""
+        self._tools = {name: tools.chosen(agent.tools) for name, agent in self._agents.items()}
 
     async def open(self) -> None:
         """Be an owner, and take over what others have left."""

@@ -57,10 +57,16 @@ class Pool:
         peers: Peers | None = None,
         most: int = 4096,
     ) -> None:
-        everything = Toolbox([*tools, *within(self, agents)])
-        self.own = Own(state, agents, everything, permits, model, principal, log, self, most)
         self._agents, self._peers = agents, peers
+        self.own = Own(state, agents, self._with_ours(tools), permits, model, principal, log, self, most)
         self._stripes = Stripes(state / "agents" / "ids")
+
+    def equip(self, tools: Toolbox) -> None:
+        """Give runs that begin from now on other tools."""
+        self.own.equip(self._with_ours(tools))
+
+    def _with_ours(self, tools: Toolbox) -> Toolbox:
+        return Toolbox([*tools, *within(self, self._agents)])
 
     async def open(self) -> None:
         """Be an owner, and take over what others have left."""

@@ -16,6 +16,8 @@ from typing import Any
 
 NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 """What OpenAI's API lets a tool be called."""
+OUTSIDE = ("mcp:", "a2a:")
+"""How owners begin whose tools come and go."""
 
 
 @dataclass(frozen=True)
@@ -114,13 +116,21 @@ class Toolbox:
         return iter(self._tools.values())
 
     def chosen(self, names: Iterable[str]) -> Toolbox:
-        """The tools with these names; `mcp:shop/*` stands for all of one owner. Raises `ValueError` for an unknown."""
+        """The tools with these names; `mcp:shop/find` is one of an owner's, and `mcp:shop/*` all of them.
+
+        Raises `ValueError` for an unknown one. What owners outside have is not known before somebody has consented to
+        it, or while they do not answer: of theirs there may be none.
+        """
         found: dict[str, Tool] = {}
-        for name in names:
-            owner = name.removesuffix("/*") if name.endswith("/*") else None
-            these = [t for t in self._tools.values() if (t.owner == owner if owner else t.name == name)]
-            if not these:
+        for wanted in names:
+            owner, _, name = wanted.rpartition("/")
+            these = [
+                tool
+                for tool in self._tools.values()
+                if (not owner or tool.owner == owner) and (tool.name == name or (owner and name == "*"))
+            ]
+            if not these and not owner.startswith(OUTSIDE):
                 known = ", ".join(sorted(self._tools)) or "none"
-                raise ValueError(f"there is no tool {name}; there are: {known}")
+                raise ValueError(f"there is no tool {wanted}; there are: {known}")
             found |= {tool.name: tool for tool in these}
         return Toolbox(found.values())

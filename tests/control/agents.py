@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from cluster.settings import Settings
 from services.agents.app import Parts, application
 from services.agents.memory.share import Root
 from services.agents.settings import AgentsSettings
+from services.agents.toolbox.mcp_tools import McpTools
 from services.agents.tools import Invocation, Result, Tool, Toolbox
 from tests.services.agents.scripted import Listed
 
@@ -22,16 +24,19 @@ TEXT = {
     "required": ["text"],
     "additionalProperties": False,
 }
+SHOP = str(Path(__file__).parents[1] / "services" / "agents" / "shop.py")
+SERVER = {"command": sys.executable, "args": [SHOP], "environment": ["SHOP_FOLDER"]}
 ARGS: dict[str, Any] = {
     "agents": {
         "clerk": {
             "description": "Does as told.",
             "model": "scripted",
-            "tools": ["note", "hold", "pay", "spawn_helper"],
+            "tools": ["note", "hold", "pay", "spawn_helper", "mcp:shop/*"],
             "limits": {"seconds": 120},
         },
         "helper": {"description": "Helps.", "model": "scripted", "tools": ["note", "hold"]},
     },
+    "tools": {"mcp": {"servers": {"shop": SERVER}}},
     "most_runs": 200,
 }
 
@@ -60,8 +65,9 @@ async def _hold(invocation: Invocation) -> Result:
 
 async def parts(settings: AgentsSettings, root: Root) -> Parts:
     hold = Tool("hold", "Waits for a file.", TEXT, _hold, "function:tests", idempotent=True)
-    permits = Listed(permitted=("note", "hold", "spawn_helper"), asked=("pay",))
-    return Parts(Toolbox([noting("note"), noting("pay"), hold]), permits)
+    permits = Listed(permitted=("note", "hold", "spawn_helper", "look_up"), asked=("pay",))
+    servers = McpTools(settings.tools.mcp, Settings.from_environment().state)
+    return Parts(Toolbox([noting("note"), noting("pay"), hold]), permits, servers=servers)
 
 
 def app(settings: AgentsSettings) -> serve.Application:

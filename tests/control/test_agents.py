@@ -34,7 +34,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """Two replicas of agents, and /mcp, beside a model that says what it is told to."""
     folder = tmp_path_factory.mktemp("agents")
     cluster = Cluster.on_free_ports(folder / "state")
-    cluster = replace(cluster, variables={**cluster.variables, "PYTHONPATH": str(ROOT)})
+    variables = {"PYTHONPATH": str(ROOT), "SHOP_FOLDER": str(folder)}
+    cluster = replace(cluster, variables={**cluster.variables, **variables})
     cluster.state.mkdir()
     agents = {"name": "agents", "route_prefix": "/agents", "import_path": "tests.control.agents:app", "args": ARGS}
     mcp = {"name": "mcp", "route_prefix": "/mcp", "import_path": "services.agents.mcp_app:build", "args": {}}
@@ -302,3 +303,16 @@ def test_rewards_are_in_the_journal_and_only_an_admin_speaks_for_a_checker(place
         (0.5, "user"),
         (1, "checker"),
     ]
+
+
+def test_a_tool_of_an_mcp_server_is_there_once_somebody_has_looked_at_it(place: Cluster, web: Web) -> None:
+    def told() -> str:
+        run = web.start("clerk", [["look_up", {"item": "tea"}]], "done")["id"]
+        web.becomes(run, "completed")
+        return next(step["body"]["content"] for step in web.events(run) if step["event"] == "result")
+
+    assert "there is no tool called 'look_up'" in told()
+    said = place.trivium("agents", "consent", "shop", "--yes").stdout
+    assert "new: look_up" in said and "tools of shop may be used" in said
+    eventually(told, 30, "the tool is offered", lambda content: content == "4")
+    assert "new:" not in place.trivium("agents", "consent", "shop").stdout

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from services.agents.memory.passages import Memory
@@ -11,19 +10,16 @@ from services.agents.toolbox import remote
 from services.agents.toolbox.database import sql
 from services.agents.toolbox.fetch import http_get
 from services.agents.toolbox.functions import function_tool
-from services.agents.toolbox.mcp_tools import McpTools
 from services.agents.toolbox.openapi_tools import openapi_tools
 from services.agents.toolbox.retrieval import retrieve
 from services.agents.toolbox.sandbox import sandbox_tools
 from services.agents.toolbox.settings import ToolSettings
 from services.agents.tools import Toolbox
 
-Close = Callable[[], Awaitable[None]]
 
-
-async def build(settings: ToolSettings, *, state: Path, memory: Memory | None = None) -> tuple[Toolbox, Close]:
-    """Every tool that is named, `retrieve` too where there is a memory; and what ends their connections. Tries what it
-    can at once.
+async def build(settings: ToolSettings, *, state: Path, memory: Memory | None = None) -> Toolbox:
+    """Every tool that is named, `retrieve` too where there is a memory, but for those of MCP servers, which come and go
+    with an operator's consent (`McpTools`). Tries what it can at once.
 
     `state` is kept from the sandbox. Raises `ValueError`, one sentence with the fix, for the first that does not work.
     """
@@ -42,7 +38,4 @@ async def build(settings: ToolSettings, *, state: Path, memory: Memory | None = 
             toolbox.add(tool)
     for tool in await remote.tools(settings.a2a, state):
         toolbox.add(tool)
-    servers = McpTools(settings.mcp, state)
-    for tool in await asyncio.to_thread(servers.tools, {tool.name for tool in toolbox}):
-        toolbox.add(tool)
-    return toolbox, servers.close
+    return toolbox

@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from services.agents.contract import Agent, Busy, RunLimits, View
 from services.agents.journal import Thought
 from services.agents.loop import ModelError, Turn
 from services.agents.run import Pool
-from services.agents.tools import Invocation, Result, Tool, ToolError
+from services.agents.tools import Invocation, Result, Tool, Toolbox, ToolError
 from tests.services.agents.scripted import ADMIN, ANNA, BOB, Listed, Scripted, call, noting, pool, says
 
 
@@ -433,3 +434,16 @@ async def test_one_broken_journal_does_not_keep_the_others_waiting(state: Path) 
     async with opened(pool(state, asks, agents=agents, permits=Listed(("ask_person",)))) as later:
         await later.say(ANNA, run, "well")
         assert (await rests(later, run)).state == "completed"
+
+
+async def test_runs_that_begin_after_an_agent_got_other_tools_are_offered_those(state: Path, tmp_path: Path) -> None:
+    agents = {"clerk": Agent(description="x", tools=("note", "mcp:shop/*"))}
+    model, note = Scripted.of(says("done")), noting(tmp_path / "notes", "note")
+    async with opened(pool(state, model, note, agents=agents)) as runs:
+        await rests(runs, (await runs.start(ANNA, "clerk", "x")).id)
+        runs.equip(Toolbox([note, replace(noting(tmp_path / "notes", "find"), owner="mcp:shop")]))
+        await rests(runs, (await runs.start(ANNA, "clerk", "x")).id)
+        with pytest.raises(ValueError, match="there is no tool note"):
+            runs.equip(Toolbox())
+    offered = [[tool["function"]["name"] for tool in turn.tools] for turn in model.turns]
+    assert offered == [["note"], ["note", "find"]]

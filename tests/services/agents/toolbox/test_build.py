@@ -49,7 +49,7 @@ def written(tmp_path: Path) -> dict[str, Any]:
 
 
 async def test_settings_become_a_toolbox(written: dict[str, Any], tmp_path: Path) -> None:
-    toolbox, _ = await build(ToolSettings.model_validate(written), state=tmp_path / "state", memory=Empty())
+    toolbox = await build(ToolSettings.model_validate(written), state=tmp_path / "state", memory=Empty())
     owners = {tool.name: tool.owner for tool in toolbox}
     assert owners == {
         "price": "function:tests.services.agents.toolbox.test_functions",
@@ -62,7 +62,7 @@ async def test_settings_become_a_toolbox(written: dict[str, Any], tmp_path: Path
 
 
 async def test_without_settings_there_is_nothing(tmp_path: Path) -> None:
-    assert list((await build(ToolSettings(), state=tmp_path))[0]) == []
+    assert list(await build(ToolSettings(), state=tmp_path)) == []
 
 
 async def test_two_of_one_name_are_a_mistake(written: dict[str, Any], tmp_path: Path) -> None:
@@ -74,7 +74,7 @@ async def test_two_of_one_name_are_a_mistake(written: dict[str, Any], tmp_path: 
 @pytest.mark.skipif(shutil.which("bwrap") is None, reason="no bubblewrap: apt-get install bubblewrap")
 async def test_sandbox_is_tried_at_start_and_kept_from_the_state(tmp_path: Path) -> None:
     state = tmp_path / "state"
-    toolbox, _ = await build(ToolSettings.model_validate({"sandbox": {"memory_mib": 128}}), state=state)
+    toolbox = await build(ToolSettings.model_validate({"sandbox": {"memory_mib": 128}}), state=state)
     python = toolbox.get("python")
     assert python and (await python.run(call(code="print(6 * 7)"))).content == "42\n"
     with pytest.raises(ValueError, match="which no sandbox may see"):
