@@ -39,6 +39,12 @@ $(suite)/package.json: $(stamp)
 	--no-save --prefix .venv/conformance @modelcontextprotocol/conformance@0.2.0-alpha.12
 	@touch $@
 
+# Frameworks of others, whose applications the tests run against a cluster: in an environment of their own, as at users'.
+.venv/apps/ready: tests/control/apps/requirements.txt $(stamp)
+	$(uv) venv --quiet --clear --python .venv/bin/python .venv/apps
+	$(uv) pip install --quiet --python .venv/apps -r tests/control/apps/requirements.txt
+	@touch $@
+
 # Style, types, and whether the extra `gpu`, which no CPU machine installs, still resolves.
 check: $(stamp)
 	.venv/bin/ruff check .

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from a2a.types.a2a_pb2 import Message, Part, Role, SendMessageRequest
 from mcp.client import Client
 from mcp.client.streamable_http import streamable_http_client
 
+from cluster.environment import client_environment
 from cluster.log import Log
 from cluster.records import Record
 from tests.conftest import Cluster
@@ -27,6 +29,8 @@ from tests.control.conftest import ROOT
 from tests.waiting import eventually
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
+
+APPS = ROOT / ".venv" / "apps" / "bin" / "python"
 
 
 @pytest.fixture(scope="module")
@@ -316,3 +320,31 @@ def test_a_tool_of_an_mcp_server_is_there_once_somebody_has_looked_at_it(place: 
     assert "new: look_up" in said and "tools of shop may be used" in said
     eventually(told, 30, "the tool is offered", lambda content: content == "4")
     assert "new:" not in place.trivium("agents", "consent", "shop").stdout
+
+
+@pytest.fixture(scope="module")
+def apps() -> None:
+    """Their libraries, in an environment of their own."""
+    made = subprocess.run(["make", "-C", str(ROOT), ".venv/apps/ready"], capture_output=True, text=True)
+    if made.returncode:
+        pytest.skip(f"the libraries of the applications cannot be had here: {made.stderr[-500:]}")
+
+
+@pytest.mark.usefixtures("apps")
+@pytest.mark.parametrize("app", ["graph", "desk"])
+def test_an_agent_of_somebody_elses_framework_works_here_and_is_a_session_in_the_log(app: str, place: Cluster) -> None:
+    task = json.dumps([[["list_agents", {}]], f"done by {app}"])
+    settings = place.settings
+    variables = (
+        place.variables | client_environment(settings) | {"MCP_URL": f"http://127.0.0.1:{settings.http_port}/mcp"}
+    )
+    command = [str(APPS), str(ROOT / "tests" / "control" / "apps" / f"{app}.py"), task]
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == f"done by {app}"
+    log = Log(place.state / "log")
+    records = [each for each in [*log.read(), *log.entries()] if isinstance(each, Record) and each.session == app]
+    asked, answered = sorted(records, key=lambda record: record.time)
+    assert asked.answer and asked.answer["tool_calls"][0]["function"]["name"] == "list_agents"
+    assert {tool["function"]["name"] for tool in asked.tools} >= {"run_agent", "ask_model", "rollout_status"}
+    assert "Does as told." in str(answered.messages[-1]["content"]), "the tool's result came back to the model"
