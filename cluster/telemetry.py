@@ -92,6 +92,11 @@ STAGED = Metric("gauge", "trivium_rollout_staged_number", "Number of the candida
 SHARE = Metric("gauge", "trivium_rollout_canary_share_ratio", "Share of sessions that it answers.", ("alias",))
 DECISIONS = Metric("gauge", "trivium_rollout_sequence", "Number of the newest decision.")
 
+RUNS = Metric("gauge", "trivium_agent_runs", "Runs of agents that are at work, or wait for a person.", ("state",))
+ENDED = Metric("count", "trivium_agent_runs_ended_total", "Runs that ended, by how.", ("agent", "state"))
+TOOL_CALLS = Metric("count", "trivium_tool_calls_total", "What the policy said to calls.", ("agent", "tool", "effect"))
+TOOL_FAILURES = Metric("count", "trivium_tool_failures_total", "Calls whose result is an error.", ("agent", "tool"))
+
 METRICS = [each for each in globals().values() if isinstance(each, Metric)]
 
 
@@ -177,6 +182,25 @@ def rollout(now: Rollout) -> None:
         _set(CHAMPION, (alias.name,), _number(alias.champion))
         _set(STAGED, (alias.name,), _number(alias.staged) if alias.staged else None)
         _set(SHARE, (alias.name,), canary.share if canary else 0)
+
+
+def runs(working: int, waiting: int) -> None:
+    """Of agents, in this process."""
+    _set(RUNS, ("working",), working)
+    _set(RUNS, ("input-required",), waiting)
+
+
+def run_ended(agent: str, state: str) -> None:
+    _tell(ENDED, (agent, state), 1)
+
+
+def call_decided(agent: str, tool: str, effect: str) -> None:
+    """The policy said something to a call; `tool` is one that there is, so there are few."""
+    _tell(TOOL_CALLS, (agent, tool, effect), 1)
+
+
+def call_failed(agent: str, tool: str) -> None:
+    _tell(TOOL_FAILURES, (agent, tool), 1)
 
 
 def flush() -> None:

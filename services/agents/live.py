@@ -16,7 +16,7 @@ from cluster.log import LogUnavailable
 from cluster.log.entries import decode, encode
 from cluster.records import Step
 from services.agents import journal
-from services.agents.journal import Called, Event, Progress
+from services.agents.journal import Event, Progress
 from services.agents.loop import Model
 from services.agents.permits import Permits
 from services.agents.tools import Caller, Toolbox
@@ -117,8 +117,7 @@ class Live:
                 await asyncio.sleep(RETRY_S)
             for number, event in enumerate(events, run.number):
                 run.go_on(number, now, self._own.ownership.name, event)
-                if isinstance(event, Called):
-                    self._own.note(run.principal, event.tool)
+                self._own.count(run, event)
             self._journal += payloads
             self.tell()
         if cancelled:

@@ -16,13 +16,26 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol
 
+from cluster import telemetry
 from cluster.auth import Principal
 from cluster.log import Log
 from cluster.records import Message, Step
 from services.agents import journal, loop, owners
 from services.agents.archive import WRITER, Archive
 from services.agents.contract import ENDED, Agent, Busy, RunLimits, View
-from services.agents.journal import Canceled, Claim, Ended, Heard, Progress, Rewarded, Start
+from services.agents.journal import (
+    Called,
+    Canceled,
+    Claim,
+    Decided,
+    Ended,
+    Event,
+    Heard,
+    Progress,
+    Resulted,
+    Rewarded,
+    Start,
+)
 from services.agents.live import Live
 from services.agents.owners import NotOurs, Ownership
 from services.agents.permits import Permits
@@ -344,6 +357,8 @@ class Own:
                 self.ownership.check()
                 await self._adopt()
                 await self._note_oldest()
+                waiting = sum(live.progress.state == "input-required" for live in self.live.values())
+                telemetry.runs(len(self.live) - waiting, waiting)
             except NotOurs:
                 self._leave()
             except Exception:  # a disk that is away: looked at again
@@ -390,8 +405,17 @@ class Own:
 
     # What policies count, and what sub-agents get
 
-    def note(self, principal: str, tool: str) -> None:
-        self._rates.note(principal, tool, time.monotonic())
+    def count(self, run: Progress, event: Event) -> None:
+        """What policies and Prometheus are told of a step."""
+        match event:
+            case Called():
+                self._rates.note(run.principal, event.tool, time.monotonic())
+            case Decided():
+                telemetry.call_decided(run.agent, event.tool, event.effect)
+            case Resulted(failed=True, invalid=False):  # else the tool may be a name that a model made up
+                telemetry.call_failed(run.agent, event.tool)
+            case Ended():
+                telemetry.run_ended(run.agent, event.state)
 
     def lately(self, principal: str, tool: str) -> int:
         """Calls of the last minute, in this process."""

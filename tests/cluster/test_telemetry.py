@@ -112,6 +112,20 @@ def test_log_wheel_and_adapters_are_gauges_that_are_told_again_and_again(feed: F
     assert seen.of("trivium_wheel_cycle_running") == {("assistant",): 0}
 
 
+def test_agents_runs_and_what_the_policy_said_are_told(feed: Feed, seen: Seen) -> None:
+    telemetry.runs(working=2, waiting=1)
+    for effect in ("permit", "permit", "deny"):
+        telemetry.call_decided("clerk", "pay", effect)
+    telemetry.call_failed("clerk", "pay")
+    telemetry.run_ended("clerk", "completed")
+    feed.flush()
+    feed.tell_gauges()
+    assert seen.of("trivium_agent_runs") == {("working",): 2, ("input-required",): 1}
+    assert seen.of("trivium_tool_calls_total") == {("clerk", "pay", "permit"): 2, ("clerk", "pay", "deny"): 1}
+    assert seen.of("trivium_tool_failures_total") == {("clerk", "pay"): 1}
+    assert seen.of("trivium_agent_runs_ended_total") == {("clerk", "completed"): 1}
+
+
 def test_a_wheel_without_a_score_tells_none(feed: Feed, seen: Seen) -> None:
     telemetry.wheel("assistant", on=False, fresh=0, wanted=300, score=0.5, running=False)
     telemetry.wheel("assistant", on=False, fresh=0, wanted=300, score=None, running=False)
@@ -164,7 +178,8 @@ def test_names_follow_prometheus_and_labels_are_few() -> None:
     suffixes = {"count": r"_total", "time": r"_seconds", "gauge": r"(?<!_total)(?<!_seconds)"}
     for metric in METRICS:
         assert re.fullmatch(r"trivium_[a-z_]+?" + suffixes[metric.kind], metric.name), metric.name
-        assert set(metric.labels) <= {"alias", "version", "arm", "status", "code"}
+        few = {"alias", "version", "arm", "status", "code", "agent", "tool", "effect", "state"}
+        assert set(metric.labels) <= few
         assert list(metric.bounds_s) == sorted(metric.bounds_s) and bool(metric.bounds_s) == (metric.kind == "time")
     assert len({metric.name for metric in METRICS}) == len(METRICS)
 
