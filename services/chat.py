@@ -162,7 +162,7 @@ class ByAgent:
                 yield f"  -> {' '.join(str(body['content']).split())[:200]}\n"
 
     def _ask(self, view: dict[str, Any]) -> None:
-        if view["operation"] is None:
+        if view["wants"] == "words":
             self.client.post(f"/agents/runs/{self._run}/input", {"text": click.prompt("answer")})
         else:
             self.client.post(f"/agents/runs/{self._run}/approve", {"approved": click.confirm("allow it?")})

@@ -244,12 +244,9 @@ class Handler(RequestHandler):
 
     async def _decided(self, who: Principal, view: View, message: Message) -> View | None:
         """The run after a yes or no; None if that is not what was said, or not what it wants to hear."""
-        if (said := decision(message)) is None:
+        if view.wants != "approval" or (said := decision(message)) is None:
             return None
-        try:
-            return await self._runs.approve(who, view.id, *said)
-        except ValueError:
-            return None
+        return await _asked(self._runs.approve(who, view.id, *said))
 
     async def _view(self, context: ServerCallContext, run: str) -> View:
         view = await _asked(self._runs.get(_who(context), run))

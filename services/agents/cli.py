@@ -201,7 +201,8 @@ def _follow(client: Client, run: str, as_json: bool) -> None:
         console.print(_plain(view["answer"] or "", 100_000, lines=True), markup=False)
     elif view["state"] == "input-required":
         console.print(_plain(view["question"] or "", 4000), style="magenta", markup=False)
-        click.echo(f"answer with: trivium agents approve {view['id']} [--no | --result TEXT | --answer TEXT]")
+        how = "--answer TEXT" if view["wants"] == "words" else "[--no | --result TEXT]"
+        click.echo(f"answer with: trivium agents approve {view['id']} {how}")
     if view["state"] in ("failed", "canceled", "rejected"):
         raise click.ClickException(f"{view['id']} is {view['state']}: {_plain(view['reason'] or '', 2000)}")
 

@@ -65,6 +65,8 @@ class View(Frozen):
     answer: str | None = None
     question: str | None = None
     """What a person is asked, where input is required."""
+    wants: Literal["words", "approval"] | None = None
+    """How that is answered: by `say`, or by `approve`."""
     operation: str | None = None
     """The call that the question is about, if it is about one."""
     reason: str | None = None

@@ -274,6 +274,7 @@ class Progress:
             task=self.task,
             answer=self.answer,
             question=self.question,
+            wants=None if self.question is None else "words" if self.free else "approval",
             operation=self.operation,
             reason=self.reason,
             created=self.created,

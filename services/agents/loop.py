@@ -53,9 +53,9 @@ class ModelError(Exception):
 class Wanted(Exception):
     """Raised by a tool that cannot go on without a person."""
 
-    def __init__(self, question: str, child: str | None = None) -> None:
+    def __init__(self, question: str, child: str | None = None, free: bool = True) -> None:
         super().__init__(question)
-        self.question, self.child = question, child
+        self.question, self.child, self.free = question, child, free
 
 
 class Desk(Protocol):
@@ -235,7 +235,7 @@ async def _make(run: Progress, call: Call, caller: Caller, desk: Desk) -> Asked 
         async with asyncio.timeout(most_s):
             result = await tool.run(invocation)
     except Wanted as wanted:
-        return Asked(wanted.question, call.operation, wanted.child, free=wanted.child is None)
+        return Asked(wanted.question, call.operation, wanted.child, free=wanted.free)
     except Exception as error:
         result = _failed(tool, error, most_s)
     spent = result.structured.get("tokens", 0) if tool.owner.startswith("agent:") and result.structured else 0

@@ -62,7 +62,7 @@ async def _delegate(pool: Pool, name: str, invocation: Invocation) -> Result:
         pass  # until it ends, or waits itself
     view = await pool.get(who, view.id)
     if view.state == "input-required":
-        raise Wanted(f"{name} asks: {view.question}", child=view.id)
+        raise Wanted(f"{name} asks: {view.question}", child=view.id, free=view.wants == "words")
     spent = {"run": view.id, "state": view.state, "tokens": view.tokens}
     if view.state == "completed":
         return Result(view.answer or "", structured=spent)

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -320,6 +321,26 @@ def test_a_tool_of_an_mcp_server_is_there_once_somebody_has_looked_at_it(place: 
     assert "new: look_up" in said and "tools of shop may be used" in said
     eventually(told, 30, "the tool is offered", lambda content: content == "4")
     assert "new:" not in place.trivium("agents", "consent", "shop").stdout
+
+
+def test_a_chat_with_an_agent_shows_its_calls_asks_for_approval_and_judges(place: Cluster, web: Web) -> None:
+    task = json.dumps([[["pay", {"text": "by chat"}]], "it is paid"])
+    said = subprocess.run(
+        [Path(sys.executable).parent / "trivium", "chat", "--agent", "clerk"],
+        input=f"{task}\ny\n/up well done\n",
+        env=place.variables,
+        cwd=place.state,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert said.returncode == 0 and not said.stderr, said.stderr
+    for part in ('pay({"text": "by chat"})', "May pay be called", "noted by chat", "it is paid", "noted"):
+        assert part in said.stdout
+    run = web.ask("GET", "/runs?limit=1").json()["runs"][0]
+    assert run["task"] == task and [line for line in notes(place) if "by chat" in line]
+    last = web.events(run["id"])[-1]
+    assert (last["event"], last["body"]) == ("reward", {"score": 1.0, "source": "user", "comment": "well done"})
 
 
 @pytest.fixture(scope="module")

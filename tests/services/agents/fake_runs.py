@@ -141,7 +141,7 @@ class FakeRuns:
         if one.view.state != "input-required":
             raise ValueError(f"run {one.view.id} does not ask")
         if one.verb != "child":
-            await self._write(one, "answered", state="working", question=None, operation=None)
+            await self._write(one, "answered", state="working", question=None, wants=None, operation=None)
         one.answers.put_nowait(answer)
         return one.view
 
@@ -156,11 +156,13 @@ class FakeRuns:
                     await one.released.wait()
                 case "ask" | "tool" | "child" | "call":
                     one.verb, operation = verb, None if verb == "ask" else "op-1"
-                    await self._write(one, "asked", state="input-required", question=rest, operation=operation)
+                    asked = {"question": rest, "operation": operation}
+                    wants = "approval" if verb == "call" else "words"
+                    await self._write(one, "asked", state="input-required", wants=wants, **asked)
                     one.said = str(await one.answers.get())
                     if verb == "child":
                         await asyncio.sleep(0.05)
-                        await self._write(one, "answered", state="working", question=None, operation=None)
+                        await self._write(one, "answered", state="working", question=None, wants=None, operation=None)
                     if one.said == "False":
                         return await self._write(one, "ended", state="failed", reason="the call was denied")
                 case "say":

@@ -136,7 +136,7 @@ async def test_what_needs_approval_waits_for_it(state: Path, tmp_path: Path) -> 
         for approved, wanted in ((True, 1), (False, 1)):
             run = (await runs.start(ANNA, "clerk", "note a")).id
             waiting = await rests(runs, run)
-            assert waiting.state == "input-required" and waiting.question
+            assert (waiting.state, waiting.wants) == ("input-required", "approval") and waiting.question
             assert waiting.question.startswith('May note be called with {"text": "a"}? Somebody must look')
             with pytest.raises(ValueError, match="wants a yes or no"):
                 await runs.say(ANNA, run, "yes")
@@ -153,7 +153,8 @@ async def test_an_agent_asks_a_person_in_words(state: Path) -> None:
     agents = {"clerk": Agent(description="x", tools=("ask_person",))}
     async with opened(pool(state, model, agents=agents, permits=Listed(("ask_person",)))) as runs:
         run = (await runs.start(ANNA, "clerk", "x")).id
-        assert (await rests(runs, run)).question == "Which one?"
+        waiting = await rests(runs, run)
+        assert (waiting.question, waiting.wants) == ("Which one?", "words")
         with pytest.raises(ValueError, match="wants an answer in words"):
             await runs.approve(ANNA, run, True)
         await runs.say(ANNA, run, "the blue one")
