@@ -19,7 +19,7 @@ from benchmarks import conclude
 from benchmarks.clusters import ROOT, Cluster, cluster
 
 ROWS = 800
-SFT_STEPS = 120
+SFT_STEPS = 24
 """Few: what is rewarded always, or never, has nothing to learn from."""
 STEPS = 60
 WINDOW = 5
