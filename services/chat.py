@@ -26,7 +26,8 @@ HELP = """\
 @click.option("--model", default="assistant", show_default=True, help="Alias, version or base to talk to.")
 @click.option("--agent", metavar="NAME", help="Talk to an agent instead: it may use its tools.")
 @click.option("--system", metavar="TEXT", help="What a model is told beforehand.")
-def chat(model: str, agent: str | None, system: str | None) -> None:
+@click.option("--max-tokens", default=512, show_default=True, type=click.IntRange(1), help="Longest answer of a model.")
+def chat(model: str, agent: str | None, system: str | None, max_tokens: int) -> None:
     """Talk to a model or an agent.
 
     What you say of an answer is feedback, which the next version learns from: /up, /down, /fix TEXT.
@@ -38,7 +39,7 @@ def chat(model: str, agent: str | None, system: str | None) -> None:
 
     settings = Settings.from_environment()
     with Client(settings, timeout_s=60) as client:
-        other = ByAgent(client, agent) if agent else ByModel(settings, client, model, system)
+        other = ByAgent(client, agent) if agent else ByModel(settings, client, model, system, max_tokens)
         _converse(other, sys.stdin.isatty())
 
 
@@ -65,6 +66,7 @@ class ByModel:
     client: Client
     name: str
     system: str | None
+    max_tokens: int
     _messages: list[dict[str, Any]] = field(default_factory=list)
     _session: str = field(default_factory=lambda: f"chat-{secrets.token_hex(8)}")
     _request: str | None = None
@@ -85,7 +87,11 @@ class ByModel:
                     http_client=DefaultHttpxClient(trust_env=False),
                 ) as api,
                 api.chat.completions.with_streaming_response.create(
-                    model=self.name, messages=asked, stream=True, extra_headers={"x-session-id": self._session}
+                    model=self.name,
+                    messages=asked,
+                    max_tokens=self.max_tokens,
+                    stream=True,
+                    extra_headers={"x-session-id": self._session},
                 ) as raw,
             ):
                 for chunk in raw.parse():

@@ -30,6 +30,7 @@ def test_thumbs_and_corrections_are_feedback_on_the_answers_before_them(cluster:
     said = typed(
         cluster,
         "/up\nbook a table for two\n/up just so\nand for three\n/fix call the restaurant\n/new\nhello\n/nonsense\n",
+        *("--max-tokens", "32"),
     )
     assert said.returncode == 0, said.stderr
     assert said.stdout.count("noted") == 2
