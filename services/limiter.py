@@ -11,10 +11,12 @@ import ray
 from ray.exceptions import RayError
 
 from cluster.auth import Limits
+from services.detached import Detached
 from services.gateway.ledger import Answer
 from services.gateway.limits import PATIENCE_S, Accounts, Away
 
-NAME, NAMESPACE = "limits", "trivium"
+NAME = "limits"
+GONE = (RayError, ConnectionError)
 IDLE_S = 600.0
 """An actor that nobody has asked for so long, and that nobody owes anything, ends: a head that others use goes on
 without it, and the next question makes a new one."""
@@ -44,7 +46,7 @@ class RayBook:
     """The actor, seen from a replica."""
 
     def __init__(self) -> None:
-        self._actor: Any = None
+        self._actor = Detached(Limiter, NAME, again=GONE, max_concurrency=10_000)
 
     async def enter(self, key: str, limits: Limits, ticket: str, replica: str, tokens: int, unused: int) -> Answer:
         return await self._ask("enter", key, limits, ticket, replica, tokens, unused)
@@ -55,30 +57,8 @@ class RayBook:
     async def renew(self, replica: str, held: Mapping[str, str], pending: Set[str]) -> None:
         await self._ask("renew", replica, held, pending)
 
-    async def _ask(self, name: str, *question: Any) -> Any:
-        for last in (False, True):
-            try:
-                if self._actor is None:
-                    self._actor = await asyncio.to_thread(_find)  # asks GCS, and waits for it
-                return await getattr(self._actor, name).remote(*question)
-            except (RayError, ConnectionError) as error:
-                self._actor = None  # it was idle and ended, or its node is gone: there may be a new one
-                if last:
-                    raise Away(str(error)) from error
-
-
-def _find() -> Any:
-    """The cluster's actor; makes it if there is none. It outlives the replica that made it."""
-    return (
-        ray.remote(Limiter)
-        .options(
-            name=NAME,
-            namespace=NAMESPACE,
-            get_if_exists=True,
-            lifetime="detached",
-            num_cpus=0,
-            max_restarts=-1,
-            max_concurrency=10_000,
-        )
-        .remote()
-    )
+    async def _ask(self, method: str, *question: Any) -> Any:
+        try:
+            return await self._actor.ask(method, *question)
+        except GONE as error:
+            raise Away(str(error)) from error

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any
 
 import ray
 from ray.exceptions import ObjectLostError, OwnerDiedError, RayActorError
 
 from services.agents.memory.blackboard import Blackboards, Note, Tree
 from services.agents.memory.settings import BoardSettings
+from services.detached import Detached
 
-NAME, NAMESPACE = "blackboards", "trivium"
+NAME = "blackboards"
 IDLE_S = 600.0
 """An actor without boards that nobody has asked for so long ends; the next question makes a new one."""
 
@@ -58,15 +58,15 @@ class RayBoards:
     """The actor, seen from a replica: `Boards`."""
 
     def __init__(self, settings: BoardSettings) -> None:
-        self._settings = settings
-        self._actor: Any = None
+        # An operation is carried out once, however often it is sent.
+        self._actor = Detached(BoardOwner, NAME, settings, again=(RayActorError,), max_task_retries=3)
 
     async def put(self, tree: Tree, key: str, value: str, writer: str, operation: str) -> None:
-        if refusal := await self._ask("put", tree, key, value, writer, operation):
+        if refusal := await self._actor.ask("put", tree, key, value, writer, operation):
             raise ValueError(refusal)
 
     async def get(self, tree: Tree, key: str) -> str | None:
-        note = await self._ask("get", tree, key)
+        note = await self._actor.ask("get", tree, key)
         if note is None or note.reference is None:
             return note and note.inline
         try:
@@ -75,35 +75,7 @@ class RayBoards:
             return None  # its node, or the actor, is gone
 
     async def list(self, tree: Tree) -> list[tuple[str, int, str]]:
-        return await self._ask("list", tree)
+        return await self._actor.ask("list", tree)
 
     async def drop(self, tree: Tree) -> None:
-        await self._ask("drop", tree)
-
-    async def _ask(self, name: str, *question: Any) -> Any:
-        for last in (False, True):
-            try:
-                if self._actor is None:
-                    self._actor = await asyncio.to_thread(_find, self._settings)  # asks GCS, and waits for it
-                return await getattr(self._actor, name).remote(*question)
-            except RayActorError:
-                self._actor = None  # it was idle and ended, or its node is gone: there may be a new one
-                if last:
-                    raise
-
-
-def _find(settings: BoardSettings) -> Any:
-    """The cluster's actor; makes it if there is none. It outlives the replica that made it."""
-    return (
-        ray.remote(BoardOwner)
-        .options(
-            name=NAME,
-            namespace=NAMESPACE,
-            get_if_exists=True,
-            lifetime="detached",
-            num_cpus=0,
-            max_restarts=-1,
-            max_task_retries=3,  # an operation is carried out once, however often it is sent
-        )
-        .remote(settings)
-    )
+        await self._actor.ask("drop", tree)

@@ -16,6 +16,7 @@ from services.agents.memory.blackboard import Blackboards, Tree
 from services.agents.memory.settings import BoardSettings
 from services.agents.memory.share import share_memory, tree_of
 from services.agents.tools import Caller, Invocation, Result, ToolError
+from services.detached import NAMESPACE
 from tests.waiting import eventually
 
 ANN, BOB = ("ann", "run-1"), ("bob", "run-1")
@@ -208,13 +209,13 @@ def test_on_ray_a_board_outlives_who_wrote_it_and_comes_back_empty_after_its_act
         with pytest.raises(ValueError, match=r"^a value has at most 10000 bytes"):
             ask("put", ANN, "k", "x" * 10_001, "run-1", "o")
 
-        ray.kill(ray.get_actor(on_ray.NAME, on_ray.NAMESPACE), no_restart=False)
+        ray.kill(ray.get_actor(on_ray.NAME, NAMESPACE), no_restart=False)
         eventually(lambda: ask("list", ANN) == [], 60, "an empty board of the actor's next process")
         ask("put", ANN, "small", "again", "run-1", "small")
         assert ask("get", ANN, "small") == "again"
         ask("drop", ANN)
         assert ask("list", ANN) == []
-        ray.kill(ray.get_actor(on_ray.NAME, on_ray.NAMESPACE))
+        ray.kill(ray.get_actor(on_ray.NAME, NAMESPACE))
     finally:
         ray.shutdown()
 
