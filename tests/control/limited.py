@@ -10,18 +10,9 @@ from typing import Any
 from ray import serve
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from cluster import auth
-from cluster.auth import Keys
-from cluster.records import Entry
-from cluster.settings import Settings
-from services.gateway.adapters import Adapters
-from services.gateway.chain import Parts, chain
-from services.gateway.desired import Desired
-from services.gateway.forward import HttpForwarder
-from services.gateway.keeper import Keeper
 from services.gateway.limits import Meter
-from services.gateway.versions import Shelf
 from services.limiter import RayBook
+from tests.control.chains import chained
 
 STEP_S = 0.02
 """How long a token takes."""
@@ -48,39 +39,12 @@ def event(data: dict[str, Any]) -> Message:
     return {"type": "http.response.body", "body": b"data: " + json.dumps(data).encode() + b"\n\n", "more_body": True}
 
 
-class Nowhere:
-    """Records of these tests would be in the way of others'."""
-
-    async def append(self, entry: Entry) -> None:
-        pass
-
-    async def load(self, version: str) -> None:
-        raise ValueError("this engine has no adapters")
-
-    async def unload(self, version: str) -> None:
-        pass
-
-
 class Limited:
     async def __serve_build_asgi_app__(self) -> ASGIApp:
-        here = Settings.from_environment()
-        replica, mint_key = serve.get_replica_context().replica_tag, auth.mint_key(here.state)
-        meter, nowhere = Meter(replica, RayBook()), Nowhere()
+        replica = serve.get_replica_context().replica_tag
+        meter = Meter(replica, RayBook())
         self._beat = asyncio.create_task(meter.beat())
-        app = chain(
-            engine,
-            Parts(
-                served="paced",
-                keys=Keys(here.state),
-                mint_key=mint_key,
-                desired=Desired(here.state),
-                shelf=Shelf(here.state / "models"),
-                adapters=Adapters(nowhere, most=1),
-                forward=HttpForwarder(here.base_url.removesuffix("/v1"), mint_key),
-                keeper=Keeper(nowhere),
-                meter=meter,
-            ),
-        )
+        app = chained(engine, "paced", meter)
 
         async def signed(scope: Scope, receive: Receive, send: Send) -> None:
             async def sign(message: Message) -> None:

@@ -11,20 +11,12 @@ from typing import Any
 from ray import serve
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from cluster import auth
-from cluster.auth import Keys
 from cluster.log import Log
 from cluster.records import Message
 from cluster.settings import Settings
-from services.gateway.adapters import Adapters
-from services.gateway.chain import Parts, chain
-from services.gateway.desired import Desired
 from services.gateway.errors import send_json
-from services.gateway.forward import HttpForwarder
-from services.gateway.keeper import Keeper
 from services.gateway.limits import Meter
-from services.gateway.versions import Shelf
-from tests.control.limited import Nowhere
+from tests.control.chains import chained
 
 
 async def engine(scope: Scope, receive: Receive, send: Send) -> None:
@@ -57,22 +49,7 @@ def said(messages: list[Message]) -> Message:
 
 class Thinker:
     async def __serve_build_asgi_app__(self) -> ASGIApp:
-        here = Settings.from_environment()
-        mint_key, nowhere = auth.mint_key(here.state), Nowhere()
-        return chain(
-            engine,
-            Parts(
-                served="scripted",
-                keys=Keys(here.state),
-                mint_key=mint_key,
-                desired=Desired(here.state),
-                shelf=Shelf(here.state / "models"),
-                adapters=Adapters(nowhere, most=1),
-                forward=HttpForwarder(here.base_url.removesuffix("/v1"), mint_key),
-                keeper=Keeper(Log.here(here).writer("gateway")),
-                meter=Meter("thinker"),
-            ),
-        )
+        return chained(engine, "scripted", Meter("thinker"), Log.here(Settings.from_environment()).writer("gateway"))
 
 
 deployment: Any = serve.deployment(
