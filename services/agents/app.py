@@ -24,6 +24,7 @@ from cluster.records import Step
 from cluster.settings import Settings
 from services.agents import a2a_server
 from services.agents.contract import Agent
+from services.agents.elsewhere import DEPLOYMENT
 from services.agents.memory.boards import RayBoards
 from services.agents.memory.passages import Memory, Passage
 from services.agents.memory.remember import memories, remember
@@ -41,9 +42,6 @@ from services.agents.toolbox.mcp_tools import McpTools
 from services.agents.tools import Caller, Toolbox
 
 logger = logging.getLogger(__name__)
-
-NAME = "agents"
-"""Of the deployment."""
 
 
 @dataclass(frozen=True)
@@ -111,10 +109,11 @@ class Agents:
         keys = Keys(here.state)
         self._parts = await self._build(settings, self._root)
         self._model = Deployment(here.base_url.removesuffix("/v1"), auth.mint_key(here.state), settings.token_ids)
+        offered = await asyncio.to_thread(self._parts.offered)
         self._pool = Pool(
             here.state,
             settings.agents,
-            await asyncio.to_thread(self._parts.offered),
+            offered,
             self._parts.permits,
             self._model,
             keys.named,
@@ -125,7 +124,7 @@ class Agents:
         await self._pool.open()
         subscriptions = Subscriptions(here.state, settings.a2a.push)
         courier = Courier(self._pool, subscriptions, settings.a2a.push)
-        self._tasks = [asyncio.create_task(each) for each in (courier.serve(), self._follow_consents())]
+        self._tasks = [asyncio.create_task(each) for each in (courier.serve(), self._follow_consents(offered))]
         # A2A has doors of its own: a card is for everybody, and errors are in its own words.
         router = Router(
             a2a_server.routes(settings.agents, self._pool, keys, subscriptions, settings.a2a), redirect_slashes=False
@@ -136,10 +135,11 @@ class Agents:
         gc.freeze()
         return router
 
-    async def _follow_consents(self) -> None:
+    async def _follow_consents(self, offered: Toolbox) -> None:
         """Give agents what an operator has consented to since, and take from them what is no more."""
-        known: list[str] | None = None
+        known = [tool.version for tool in offered]
         while True:
+            await asyncio.sleep(LOOK_S)
             try:
                 offered = await asyncio.to_thread(self._parts.offered)
                 versions = [tool.version for tool in offered]
@@ -148,7 +148,6 @@ class Agents:
                     known = versions
             except Exception:  # a disk that is away, a name that two have: looked at again
                 logger.exception("the tools of MCP servers could not be looked at")
-            await asyncio.sleep(LOOK_S)
 
     async def _root(self, caller: Caller) -> str:
         return await tree_of(self._pool)(caller)
@@ -191,7 +190,7 @@ def application(settings: AgentsSettings, build: Build) -> serve.Application:
     """The application with parts of somebody's choice."""
     deployment: Any = serve.deployment(
         serve.ingress()(Agents),
-        name=NAME,
+        name=DEPLOYMENT,
         # Followers and questions of other replicas count too, and cost nothing while they wait.
         max_ongoing_requests=10_000,
         ray_actor_options={"num_cpus": 0},

@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,6 +59,7 @@ class FakeRuns:
         parent: str | None = None,
         limits: RunLimits | None = None,
         run: str | None = None,
+        metadata: Mapping[str, str] | None = None,
     ) -> View:
         if run in self._runs:
             return self._runs[run].view

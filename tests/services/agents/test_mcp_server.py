@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,6 +61,7 @@ class Office:
         parent: str | None = None,
         limits: RunLimits | None = None,
         run: str | None = None,
+        metadata: Mapping[str, str] | None = None,
     ) -> View:
         if agent not in await self.agents():
             raise ValueError(f"there is no agent {agent}; there are: clerk")
