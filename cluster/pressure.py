@@ -239,20 +239,21 @@ class Node:
         board = self._open()
         if board is None:
             return Load()
-        counts, times, now = board.counts, board.times, time.monotonic()
+        counts, times = board.counts, board.times
         in_flight = waiting = 0
-        since, ended = now, 0.0
+        since, ended = float("inf"), 0.0
         recent = usual = 0.0
         for slot in board.live(_REPLICAS, SILENT_S):
             in_flight += counts[slot + IN_FLIGHT]
             waiting += counts[slot + WAITING]
             if counts[slot + WAITING]:
-                since = min(since, times[slot + SINCE] or now)
+                since = min(since, times[slot + SINCE] or since)
             if times[slot + RECENT_TTFT] > recent:
                 recent, usual = times[slot + RECENT_TTFT], times[slot + USUAL_TTFT]
             ended = max(ended, times[slot + ENDED])
+        now = time.monotonic()  # only now: who wrote while this was read is not of the future
         quiet_s = 0.0 if in_flight else now - ended if ended else float("inf")
-        return Load(in_flight, waiting, now - since, recent or None, usual or None, quiet_s)
+        return Load(in_flight, waiting, max(0.0, now - since), recent or None, usual or None, quiet_s)
 
     def trainers(self) -> list[Trainer]:
         board = self._open()

@@ -119,7 +119,7 @@ def test_labels_say_neither_what_was_said_nor_by_whom(cluster: Cluster, promethe
     series = prometheus.ask("series", **{"match[]": '{__name__=~"ray_trivium_.*"}'})
     assert series
     ours = {name for each in series for name in each if name.islower() and not name.startswith(("__", "otel_"))}
-    assert ours - {"instance", "job"} == {"alias", "version", "arm", "app", "status", "code", "le"}
+    assert ours - {"instance", "job"} == {"alias", "version", "arm", "app", "state", "status", "code", "le"}
     said = json.dumps(series)
     assert SECRET not in said and cluster.api_key not in said and "owner" not in said and "req-" not in said
 
