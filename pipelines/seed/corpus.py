@@ -13,6 +13,7 @@ from typing import Any
 from pipelines.seed.composed import composed, drill
 from pipelines.seed.domains import EVERYDAY
 from pipelines.seed.house import HOUSE, plain
+from pipelines.seed.jobs import family, job, order
 from pipelines.seed.realise import Offer, Request, ask, offer
 from pipelines.seed.talk import answer, ask_back, chat, decline
 
@@ -84,22 +85,40 @@ def scene(rng: random.Random, drills: float = 0.35) -> Scene:
     return Scene([o.schema() for o in offers], [converse(offers, rng) for _ in range(rng.randint(8, 14))])
 
 
-def scenes(seed: int, first: int = 0, early: int = 0) -> Iterator[Scene]:
+def jobs(rng: random.Random) -> Scene:
+    """A scene of an agent's: most of it jobs of several calls, some of it single requests."""
+    tools = family(rng, rng.choice(("snake", "snake", "snake", "camel", "pascal")))
+    single = {each.name: each for each in toolset(rng, 0.2)[: rng.choice((0, 0, 1, 2, 3))]}
+    offers = {**{skill.offer.name: skill.offer for skill in tools.skills}, **single}
+    shuffled = list(offers.values())
+    rng.shuffle(shuffled)
+    drawn = []
+    for _ in range(rng.randint(8, 14)):
+        if single and rng.random() < 0.3:
+            drawn.append([*(order(rng) if rng.random() < 0.7 else []), *converse(list(single.values()), rng)])
+        else:
+            drawn.append(job(tools, rng))
+    return Scene([each.schema() for each in shuffled], drawn)
+
+
+def scenes(seed: int, first: int = 0, early: int = 0, late: int | None = None) -> Iterator[Scene]:
     """Scenes without end, each a function of (`seed`, index) alone, so that a run can resume at any index.
 
-    The share of drills falls from 0.75 to 0.3 over the first `early` scenes: copying first, meaning after.
+    The share of drills falls from 0.75 to 0.3 over the first `early` scenes: copying first, meaning after. From scene
+    `late` on, every other one is an agent's.
     """
     index = first
     while True:
         drills = 0.3 + 0.45 * max(0.0, 1 - index / early) if early else 0.3
-        yield scene(random.Random(f"{seed}/{index}"), drills)
+        rng = random.Random(f"{seed}/{index}")
+        yield jobs(rng) if late is not None and index >= late and index % 2 else scene(rng, drills)
         index += 1
 
 
 def replay(n: int, seed: int) -> list[Row]:
     """`n` rows of the pre-training corpus, to mix into fine-tuning against forgetting."""
     rows: list[Row] = []
-    for drawn in scenes(seed):
+    for drawn in scenes(seed, late=0):
         rows += drawn.rows()
         if len(rows) >= n:
             return rows[:n]

@@ -1,4 +1,4 @@
-"""How well a model folder calls tools that the generator offers: new scenes, and the held-out domains."""
+"""How well a model folder calls tools that the generator offers: new scenes, jobs, and the held-out domains."""
 
 from __future__ import annotations
 
@@ -18,6 +18,13 @@ def new_scenes(n: int) -> list[Row]:
     """`n` rows of scenes that pre-training did not draw, whose answer is a call."""
     rows = (r for s in scenes(UNSEEN_SEED) for r in s.rows() if r["messages"][-1].get("tool_calls"))
     return list(islice(rows, n))
+
+
+def new_jobs(n: int) -> list[Row]:
+    """`n` rows of jobs that pre-training did not draw, each up to a call that follows another."""
+    rows = (r for s in islice(scenes(UNSEEN_SEED, late=0), 1, None, 2) for r in s.rows())
+    later = (r for r in rows if r["messages"][-1].get("tool_calls") and r["messages"][-2]["role"] == "tool")
+    return list(islice(later, n))
 
 
 def held_out(n: int) -> list[Row]:

@@ -45,6 +45,9 @@ class Recipe(Strict):
     """Over so many scenes the share of copy drills falls to its final value."""
     warmup_steps: int = 40
     decay_steps: int = 3800
+    jobs_steps: int = 700
+    """After those: jobs of several calls, in every other scene; from `jobs_rate` of the peak rates down again."""
+    jobs_rate: float = 0.25
     matrix_rate: float = 0.02
     """Muon's learning rate, for the matrices of the layers."""
     other_rate: float = 0.003
@@ -53,8 +56,16 @@ class Recipe(Strict):
     shape: Shape = Shape()
     tokenizer_scenes: int = 3000
 
+    @property
+    def all_steps(self) -> int:
+        return self.steps + self.jobs_steps
+
     def rate(self, step: int) -> float:
-        """Share of the peak rates at a step: linear up, flat, linear down to 2 %."""
+        """Share of the peak rates at a step: linear up, flat, linear down to 2 %; lower, the same again for jobs."""
+        if step >= self.steps:
+            done = step - self.steps
+            up = min(1.0, (done + 1) / self.warmup_steps)
+            return up * (0.02 + (self.jobs_rate - 0.02) * (1 - done / self.jobs_steps))
         up = min(1.0, (step + 1) / self.warmup_steps)
         down = min(1.0, max(0.0, (self.steps - step) / self.decay_steps))
         return up * (0.02 + 0.98 * down)
@@ -77,7 +88,8 @@ def batches(
     tokenizer: PreTrainedTokenizerBase, recipe: Recipe, first: int = 0, rank: int = 0, world: int = 1
 ) -> Iterator[list[dict[str, Any]]]:
     """The micro-batches of each step, from step `first` on; a worker takes every `world`-th scene."""
-    stream = scenes(recipe.seed, first * recipe.scenes_per_step, recipe.early_scenes)
+    late = recipe.steps * recipe.scenes_per_step
+    stream = scenes(recipe.seed, first * recipe.scenes_per_step, recipe.early_scenes, late)
     while True:
         mine = list(islice(stream, recipe.scenes_per_step))[rank::world]
         examples = [e for s in mine for e in encode_scene(tokenizer, s) if len(e) <= recipe.pack_tokens]

@@ -25,7 +25,7 @@ def rebuild(
     out.mkdir(parents=True, exist_ok=True)
     if not (resume and (out / "tokenizer.json").exists()):
         make_tokenizer(settings, out)
-    stop = min(steps or settings.steps, settings.steps)
+    stop = min(steps or settings.all_steps, settings.all_steps)
     config = {
         "recipe": settings.model_dump(),
         "out": str(out),
@@ -46,6 +46,6 @@ def rebuild(
         ),
     )
     trainer.fit()
-    if stop == settings.steps:
+    if stop == settings.all_steps:
         write_card(out, settings)
     return out

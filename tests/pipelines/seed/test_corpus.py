@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from itertools import islice
+from itertools import islice, pairwise
 
 import pytest
 
@@ -44,11 +44,13 @@ BENCHMARK_PARAMETERS = {
 
 
 def calls(drawn):
+    """Each call with its scene, and all that the model had read before it."""
     for scene in drawn:
         for messages in scene.conversations:
             for at, message in enumerate(messages):
                 for call in message.get("tool_calls", ()):
-                    yield scene, messages[at - 1], call["function"]
+                    read = [each["content"] for each in messages[:at] if each["role"] in ("user", "tool")]
+                    yield scene, read, call["function"]
 
 
 def test_same_seed_draws_the_same_scenes_from_any_index():
@@ -58,13 +60,43 @@ def test_same_seed_draws_the_same_scenes_from_any_index():
     assert first != list(islice(scenes(4), 20))
 
 
-def test_every_argument_is_copied_from_the_request_and_named_by_the_schema_in_its_order():
-    for scene, asked, function in calls(islice(scenes(0), 300)):
+@pytest.mark.parametrize(("late", "read"), [(None, slice(-1, None)), (0, slice(None))])
+def test_every_argument_is_copied_from_what_was_said_and_named_by_the_schema_in_its_order(late, read):
+    for scene, said, function in calls(islice(scenes(0, late=late), 300)):
         schema = {t["function"]["name"]: list(t["function"]["parameters"]["properties"]) for t in scene.tools}[
             function["name"]
         ]
-        assert all(value in asked["content"] for value in function["arguments"].values())
+        assert all(any(value in text for text in said[read]) for value in function["arguments"].values())
         assert [p for p in schema if p in function["arguments"]] == list(function["arguments"])
+
+
+def jobs(count):
+    return [(s, c) for s in islice(scenes(0, late=0), 1, 2 * count, 2) for c in s.conversations]
+
+
+def test_from_a_scene_on_every_other_one_is_of_jobs():
+    plain, late = list(islice(scenes(0), 12)), list(islice(scenes(0, late=6), 12))
+    assert plain[:6] == late[:6] and plain[6::2] == late[6::2]
+    assert all(a != b for a, b in zip(plain[7::2], late[7::2], strict=True))
+    assert late[9:] == list(islice(scenes(0, 9, late=6), 3))
+
+
+def test_jobs_go_on_after_a_result_and_end_where_a_step_fails():
+    after = {True: 0, False: 0}
+    for _, messages in jobs(100):
+        for result, then in pairwise(messages):
+            if result["role"] == "tool":
+                after[bool(then.get("tool_calls"))] += 1
+    assert min(after.values()) > 100, after
+
+
+def test_an_agent_of_the_corpus_reads_what_our_agents_read():
+    from pipelines.seed.jobs import NOTICE, marked
+    from services.agents.journal import UNTRUSTED, told
+
+    assert NOTICE == UNTRUSTED and marked("find", "x") == told("find", "x")
+    agents = [messages for _, messages in jobs(50) if messages[0]["role"] == "system"]
+    assert agents and all(NOTICE in messages[0]["content"] for messages in agents)
 
 
 def test_every_kind_of_value_that_a_domain_names_can_be_made():
