@@ -85,7 +85,7 @@ class CanaryState:
     """Canaries of this alias so far, this one included."""
     age_s: float
     records: int
-    """The candidate's answers with feedback."""
+    """The candidate's answers with feedback, and agents' runs with rewards."""
     scores: Sequence[Observation]
     """Mean score of each session, 0 to 1."""
     errors: Sequence[Observation]

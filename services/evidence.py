@@ -17,11 +17,18 @@ from services.canary import CanaryState, Observation
 
 
 @dataclass(frozen=True)
-class _Answer:
-    """What a canary needs to know of one record."""
+class _Side:
+    """Who answered a session."""
 
     session: str
     candidate: bool
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """What a canary needs to know of one record."""
+
+    side: _Side
     time: float
     """When it was complete."""
     failed: bool
@@ -41,17 +48,20 @@ class Comparison:
     _answers: dict[str, _Answer] = field(default_factory=dict)
     _scores: dict[str, dict[str, tuple[float, float]]] = field(default_factory=dict)
     """By request and source: when it was said, and the score. Also of requests that are not known (yet)."""
+    _rewards: dict[tuple[str, str], dict[str, tuple[float, float]]] = field(default_factory=dict)
+    """By session and run: the same of what an agent's run was worth."""
     _arms: dict[str, bool] = field(default_factory=dict)
     """Who answered a session first: where the share grows in the middle of it, the rest of it does not count."""
 
     def add(self, entries: Iterable[Entry]) -> None:
         for entry in entries:
             if isinstance(entry, Feedback):
-                said = self._scores.setdefault(entry.request_id, {})
-                if entry.time >= said.get(entry.source, (0.0, 0.0))[0]:
-                    said[entry.source] = entry.time, entry.score
+                _hear(self._scores.setdefault(entry.request_id, {}), entry.source, entry.time, entry.score)
                 continue
             if isinstance(entry, Step):
+                if entry.score is not None:
+                    said = self._rewards.setdefault((entry.session, entry.run), {})
+                    _hear(said, str(entry.body.get("source")), entry.time, entry.score)
                 continue
             candidate = self._side(entry)
             if candidate is None:
@@ -63,16 +73,17 @@ class Comparison:
     def state(self, alias: Alias, session_s: float, now: float) -> CanaryState:
         """What is known at `now`; a session counts once it is `session_s` old."""
         assert alias.canary is not None
-        given = {request: self._scores[request] for request in self._answers.keys() & self._scores.keys()}
-        answers = self._answers.values()
+        answers, said = self._answers.values(), list(self._said())
         return CanaryState(
             share=alias.canary.share,
             canaries=alias.canaries,
             age_s=now - self.since,
-            records=sum(self._answers[request].candidate for request in given),
-            scores=_sessions(self._said(given), session_s, now),
-            errors=_sessions(((a, a.time, float(a.failed)) for a in answers), session_s, now),
-            latencies=_sessions(((a, a.time, a.latency_s) for a in answers if a.latency_s is not None), session_s, now),
+            records=sum(side.candidate for side, _, _ in said),
+            scores=_sessions(said, session_s, now),
+            errors=_sessions(((a.side, a.time, float(a.failed)) for a in answers), session_s, now),
+            latencies=_sessions(
+                ((a.side, a.time, a.latency_s) for a in answers if a.latency_s is not None), session_s, now
+            ),
             shadow=self.shadow,
         )
 
@@ -87,11 +98,15 @@ class Comparison:
                 return False
         return None
 
-    def _said(self, given: dict[str, dict[str, tuple[float, float]]]) -> Iterator[tuple[_Answer, float, float]]:
-        """Each answer with feedback: when it first had some, and the mean of its sources' last words."""
-        for request, by_source in given.items():
-            said = list(by_source.values())
-            yield self._answers[request], min(t for t, _ in said), sum(score for _, score in said) / len(said)
+    def _said(self) -> Iterator[tuple[_Side, float, float]]:
+        """Each answer with feedback, and each run with a reward: when it first had some, and the mean of its sources'
+        last words."""
+        for request in self._answers.keys() & self._scores.keys():
+            yield self._answers[request].side, *_mean(self._scores[request])
+        for (session, _), rewards in self._rewards.items():
+            # What a user saw is nothing that a shadow said.
+            if session in self._arms and not self.shadow:
+                yield _Side(session, self._arms[session]), *_mean(rewards)
 
 
 class Witness:
@@ -121,18 +136,30 @@ def _answer(record: Record, candidate: bool) -> _Answer:
     failed = record.status >= 500
     whole = not failed and not record.disconnected
     time = record.time + record.latency_s
-    return _Answer(record.session, candidate, time, failed, record.latency_s if whole else None)
+    return _Answer(_Side(record.session, candidate), time, failed, record.latency_s if whole else None)
 
 
-def _sessions(seen: Iterable[tuple[_Answer, float, float]], session_s: float, now: float) -> list[Observation]:
+def _hear(said: dict[str, tuple[float, float]], source: str, time: float, score: float) -> None:
+    """A later word of the same source replaces the first."""
+    if time >= said.get(source, (0.0, 0.0))[0]:
+        said[source] = time, score
+
+
+def _mean(by_source: dict[str, tuple[float, float]]) -> tuple[float, float]:
+    """When something was first said, and the mean of what was."""
+    said = by_source.values()
+    return min(time for time, _ in said), sum(score for _, score in said) / len(said)
+
+
+def _sessions(seen: Iterable[tuple[_Side, float, float]], session_s: float, now: float) -> list[Observation]:
     """One observation for each session that is `session_s` old: the mean of what was seen of it until then."""
-    sessions: dict[tuple[str, bool], list[tuple[float, float]]] = {}
-    for answer, time, value in seen:
-        sessions.setdefault((answer.session, answer.candidate), []).append((time, value))
+    sessions: dict[_Side, list[tuple[float, float]]] = {}
+    for side, time, value in seen:
+        sessions.setdefault(side, []).append((time, value))
     known = []
     for side, said in sessions.items():
         closes = min(time for time, _ in said) + session_s
         if closes <= now:
             values = [value for time, value in said if time <= closes]
-            known.append((closes, side, math.fsum(values) / len(values)))
-    return [Observation(candidate, value) for _, (_, candidate), value in sorted(known)]
+            known.append((closes, side.session, side.candidate, math.fsum(values) / len(values)))
+    return [Observation(candidate, value) for _, _, candidate, value in sorted(known)]

@@ -9,7 +9,7 @@ import pytest
 
 from cluster.decisions import Alias, Canary
 from cluster.log import Log
-from cluster.records import Entry, Feedback, Record
+from cluster.records import Entry, Feedback, Record, Step
 from services.canary import Observation
 from services.evidence import Comparison, Witness
 
@@ -24,6 +24,14 @@ def answer(name: str, session: str = "s", arm: Any = "candidate", time: float = 
 
 def said(name: str, score: float, time: float = 103.0, source: str = "user") -> Feedback:
     return Feedback(request_id=name, time=time, principal="p", source=source, score=score)
+
+
+def reward(run: str, score: float, session: str = "s", time: float = 103.0, source: str = "checker") -> Step:
+    body = {"score": score, "source": source}
+    return Step(
+        request_id=f"{run}/9", time=time, principal="p", session=session, run=run, number=9, agent="clerk",
+        source="agents-1", event="reward", body=body,
+    )  # fmt: skip
 
 
 def seen(*entries: Entry, session_s: float = 5, now: float = 200.0) -> Any:
@@ -60,6 +68,19 @@ def test_a_later_word_of_the_same_source_replaces_the_first_and_sources_are_aver
     assert seen(*entries).scores == seen(*reversed(entries)).scores == [Observation(True, 0.75)]
 
 
+def test_what_a_run_was_worth_counts_for_who_answered_in_it() -> None:
+    state = seen(
+        answer("a"), answer("b", time=102.0), reward("r", 0.0, time=102), reward("r", 1.0, time=104),
+        answer("c", "t", "champion"), reward("q", 0.5, "t"), reward("q", 0.0, "t", source="user"),
+        reward("x", 1.0, "a thread of another alias"),
+    )  # fmt: skip
+    assert state.scores == [Observation(False, 0.25), Observation(True, 1.0)] and state.records == 1
+
+
+def test_feedback_on_answers_and_rewards_of_the_run_they_are_in_are_one_observation() -> None:
+    assert seen(answer("a"), said("a", 0.0), reward("r", 1.0)).scores == [Observation(True, 0.5)]
+
+
 @pytest.mark.parametrize(
     "other",
     [
@@ -89,6 +110,12 @@ def test_a_shadow_is_a_side_of_its_own_session(tmp_path: Path) -> None:
     # The user's answer and the unseen one belong to the same session: both sides have it.
     state = seen(answer("a", arm="champion"), answer("b", arm="shadow", shadow_of="a"))
     assert state.errors == [Observation(False, 0.0), Observation(True, 0.0)]
+
+
+def test_what_a_run_was_worth_says_nothing_of_a_shadow() -> None:
+    evidence = Comparison("assistant", "assistant@2", "assistant@1", 100.0, shadow=True)
+    evidence.add([answer("a", arm="champion"), answer("b", arm="shadow", shadow_of="a"), reward("r", 0.0)])
+    assert evidence.state(ALIAS, 5, 200.0).scores == []
 
 
 def test_a_witness_sees_the_same_whether_it_was_there_all_the_time_or_came_late(tmp_path: Path) -> None:
