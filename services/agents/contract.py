@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypedDict, Unpack
 
 from cluster.auth import Principal
 from cluster.records import Frozen, Step
@@ -77,26 +77,29 @@ class View(Frozen):
     tokens: int = 0
 
 
+class Order(TypedDict, total=False):
+    """What may be said of a run besides its task; None is as if it were not said."""
+
+    thread: str | None
+    """A conversation that it goes on with."""
+    parent: str | None
+    """Run that spawns it."""
+    limits: RunLimits | None
+    """At most the agent's own, which hold without any."""
+    run: str | None
+    """An id of the caller's choice: given again, the same run."""
+    metadata: Mapping[str, str] | None
+    """The caller's own. Of tasks with one `task_template` in it, all are trained on or none."""
+
+
 class Runs(Protocol):
     """The runs of a cluster, from any of its replicas. A run of another principal is unknown (`KeyError`), unless the
     asker has the scope `admin`. `ValueError` has one sentence with the fix; `Busy` passes by itself."""
 
     async def agents(self) -> dict[str, Agent]: ...
 
-    async def start(
-        self,
-        who: Principal,
-        agent: str,
-        task: str,
-        *,
-        thread: str | None = None,
-        parent: str | None = None,
-        limits: RunLimits | None = None,
-        run: str | None = None,
-        metadata: Mapping[str, str] | None = None,
-    ) -> View:
-        """Returns once the run is in the log. `run` is an id of the caller's choice: given again, the same run.
-        `metadata` is the caller's own; of tasks with one `task_template` in it, all are trained on or none."""
+    async def start(self, who: Principal, agent: str, task: str, **order: Unpack[Order]) -> View:
+        """Returns once the run is in the log."""
         ...
 
     async def get(self, who: Principal, run: str) -> View: ...

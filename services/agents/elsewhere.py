@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
-from typing import Any
+from collections.abc import AsyncIterator
+from typing import Any, Unpack
 
 from ray import serve
 from ray.exceptions import RayError, RayTaskError
@@ -12,7 +12,7 @@ from ray.serve.exceptions import RayServeException
 
 from cluster.auth import Principal
 from cluster.records import Step
-from services.agents.contract import Agent, RunLimits, View
+from services.agents.contract import Agent, Order, View
 from services.agents.memory.passages import Passage
 
 APPLICATION = DEPLOYMENT = "agents"
@@ -34,20 +34,8 @@ class Elsewhere:
     async def agents(self) -> dict[str, Agent]:
         return await self._ask("agents")
 
-    async def start(
-        self,
-        who: Principal,
-        agent: str,
-        task: str,
-        *,
-        thread: str | None = None,
-        parent: str | None = None,
-        limits: RunLimits | None = None,
-        run: str | None = None,
-        metadata: Mapping[str, str] | None = None,
-    ) -> View:
-        more = {"thread": thread, "parent": parent, "limits": limits, "run": run, "metadata": metadata}
-        return await self._ask("call", "start", who, agent, task, **more)
+    async def start(self, who: Principal, agent: str, task: str, **order: Unpack[Order]) -> View:
+        return await self._ask("call", "start", who, agent, task, **order)
 
     async def get(self, who: Principal, run: str) -> View:
         return await self._ask("call", "get", who, run)

@@ -16,7 +16,7 @@ from cluster.log import LogUnavailable
 from cluster.log.entries import decode, encode
 from cluster.records import Step
 from services.agents import journal
-from services.agents.journal import Event, Progress
+from services.agents.journal import Event, Progress, Rewarded
 from services.agents.loop import Model
 from services.agents.permits import Permits
 from services.agents.tools import Caller, Toolbox
@@ -184,6 +184,8 @@ class Live:
             "event": event.NAME,
             "body": event,
         }
+        if isinstance(event, Rewarded):
+            step["score"] = event.score  # as `Step.score` has it: what the wheel turns by
         try:
             return _encode(step)
         except UnicodeEncodeError:  # half a surrogate pair, which JSON may carry and UTF-8 cannot

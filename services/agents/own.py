@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,7 +22,7 @@ from cluster.log import Log
 from cluster.records import Message, Step
 from services.agents import journal, loop, owners
 from services.agents.archive import WRITER, Archive
-from services.agents.contract import ENDED, Agent, Busy, RunLimits, View
+from services.agents.contract import ENDED, Agent, Busy, Order, RunLimits, View
 from services.agents.journal import (
     Called,
     Canceled,
@@ -247,21 +247,13 @@ class Own:
 
     # Working on them
 
-    async def begin(
-        self,
-        who: Principal,
-        agent: str,
-        task: str,
-        thread: str | None,
-        parent: str | None,
-        limits: RunLimits,
-        run: str,
-        metadata: Mapping[str, str] | None = None,
-    ) -> View:
+    async def begin(self, who: Principal, agent: str, task: str, run: str, order: Order) -> View:
+        """A run with this id. What `order` says of limits and parent is already known to hold."""
         if self.lost:
             raise Busy("this process was taken for dead and ends; try again shortly")
         if len(self.live) >= self._most:
             raise Busy(f"{self._most:,} runs are under way or wait for somebody here; try again when some have ended")
+        thread, limits = order.get("thread"), order.get("limits") or RunLimits()
         progress = Progress(run, agent, who.id, thread or run)
         progress.owner = self.ownership.name
         live = Live(self, progress, [], self._tools[agent])
@@ -269,7 +261,9 @@ class Own:
         try:
             earlier = await self._earlier(who, thread) if thread else []
             messages = self._opening(agent, earlier, task)
-            await live.write(Start(task, messages, limits.model_dump(), parent, dict(metadata or {})))
+            await live.write(
+                Start(task, messages, limits.model_dump(), order.get("parent"), dict(order.get("metadata") or {}))
+            )
         except BaseException:
             if not progress.number:
                 del self.live[run]

@@ -11,15 +11,15 @@ import hashlib
 import re
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Unpack
 
 from cluster.auth import Principal
 from cluster.log import Log
 from cluster.records import Step
 from services.agents import journal, loop
-from services.agents.contract import Agent, Busy, RunLimits, View
+from services.agents.contract import Agent, Busy, Order, RunLimits, View
 from services.agents.journal import Progress
 from services.agents.own import LOOK_S, Own, may
 from services.agents.permits import Permits
@@ -85,30 +85,18 @@ class Pool:
     async def agents(self) -> dict[str, Agent]:
         return self._agents
 
-    async def start(
-        self,
-        who: Principal,
-        agent: str,
-        task: str,
-        *,
-        thread: str | None = None,
-        parent: str | None = None,
-        limits: RunLimits | None = None,
-        run: str | None = None,
-        metadata: Mapping[str, str] | None = None,
-    ) -> View:
+    async def start(self, who: Principal, agent: str, task: str, **order: Unpack[Order]) -> View:
         if agent not in self._agents:
             known = ", ".join(sorted(self._agents)) or "none"
             raise KeyError(f"there is no agent {agent}; there are: {known}")
-        if thread is not None and not _THREAD.fullmatch(thread):
+        if (thread := order.get("thread")) is not None and not _THREAD.fullmatch(thread):
             raise ValueError("a thread's name is up to 256 visible ASCII characters, without spaces")
-        most = capped(self._agents[agent].limits, limits)
-        if parent is not None:
+        most = capped(self._agents[agent].limits, order.get("limits"))
+        if (parent := order.get("parent")) is not None:
             parent = (await self.get(who, parent)).id
-        if run is None:
-            return await self.own.begin(
-                who, agent, task, thread, parent, most, f"run-{secrets.token_hex(12)}", metadata
-            )
+        order = {**order, "limits": most, "parent": parent}
+        if (run := order.get("run")) is None:
+            return await self.own.begin(who, agent, task, f"run-{secrets.token_hex(12)}", order)
         known_as = _canonical(who, run)
         if (held := self.own.here(known_as)) is not None and may(who, held.progress):
             return held.progress.view()
@@ -116,7 +104,7 @@ class Pool:
             try:
                 return await self.get(who, known_as)
             except KeyError:
-                return await self.own.begin(who, agent, task, thread, parent, most, known_as, metadata)
+                return await self.own.begin(who, agent, task, known_as, order)
 
     async def get(self, who: Principal, run: str) -> View:
         view = await self._somewhere("get", who, _canonical(who, run))

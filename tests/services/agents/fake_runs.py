@@ -17,13 +17,13 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Unpack
 
 from cluster.auth import Principal
 from cluster.records import Step
-from services.agents.contract import ENDED, Agent, RunLimits, View
+from services.agents.contract import ENDED, Agent, Order, View
 
 
 @dataclass
@@ -49,21 +49,10 @@ class FakeRuns:
     async def agents(self) -> dict[str, Agent]:
         return self._agents
 
-    async def start(
-        self,
-        who: Principal,
-        agent: str,
-        task: str,
-        *,
-        thread: str | None = None,
-        parent: str | None = None,
-        limits: RunLimits | None = None,
-        run: str | None = None,
-        metadata: Mapping[str, str] | None = None,
-    ) -> View:
-        if run in self._runs:
+    async def start(self, who: Principal, agent: str, task: str, **order: Unpack[Order]) -> View:
+        if (run := order.get("run")) in self._runs:
             return self._runs[run].view
-        if thread == "forbidden":
+        if (thread := order.get("thread")) == "forbidden":
             raise ValueError("this thread is not yours; leave it out")
         id, now = run or f"run-{next(self._numbers)}", self._now()
         view = View(
@@ -71,7 +60,7 @@ class FakeRuns:
             agent=agent,
             principal=who.id,
             thread=thread or f"thread-{id}",
-            parent=parent,
+            parent=order.get("parent"),
             state="submitted",
             task=task,
             created=now,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import httpx
 import httpx2
@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from cluster.auth import Keys, Principal, mint_key
 from cluster.decisions import seal
 from cluster.records import Decision, Step
-from services.agents.contract import ENDED, Agent, RunLimits, View
+from services.agents.contract import ENDED, Agent, Order, View
 from services.agents.mcp_offer import Offer, cluster_tools
 from services.agents.mcp_server import McpSettings, serve
 from tests.services.agents.loopback import listening
@@ -51,25 +51,14 @@ class Office:
     async def agents(self) -> dict[str, Agent]:
         return {"clerk": Agent(description="Does what it is told.")}
 
-    async def start(
-        self,
-        who: Principal,
-        agent: str,
-        task: str,
-        *,
-        thread: str | None = None,
-        parent: str | None = None,
-        limits: RunLimits | None = None,
-        run: str | None = None,
-        metadata: Mapping[str, str] | None = None,
-    ) -> View:
+    async def start(self, who: Principal, agent: str, task: str, **order: Unpack[Order]) -> View:
         if agent not in await self.agents():
             raise ValueError(f"there is no agent {agent}; there are: clerk")
         view = View(
-            id=run or f"run-{len(self.runs)}",
+            id=order.get("run") or f"run-{len(self.runs)}",
             agent=agent,
             principal=who.id,
-            thread=thread or "thread",
+            thread=order.get("thread") or "thread",
             state="working",
             task=task,
             created=1.0,

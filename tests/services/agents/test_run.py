@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from deltalake import DeltaTable
 
 from cluster.auth import Principal
 from cluster.log import Log
@@ -398,6 +399,17 @@ async def test_a_reward_can_be_given_after_the_end(state: Path) -> None:
         steps = [step async for step in later.follow(ANNA, run)]
         assert [step.body["score"] for step in steps if step.event == "reward"] == [1.0, 0.5]
         assert (await later.get(ANNA, run)).state == "completed"
+
+
+async def test_the_wheel_finds_rewards_in_the_table_without_reading_bodies(state: Path) -> None:
+    async with opened(pool(state, Scripted.of(says("done")))) as runs:
+        run = (await runs.start(ANNA, "clerk", "x")).id
+        await rests(runs, run)
+        await runs.reward(ANNA, run, 0.25, "checker")
+    log = Log(state / "log")
+    log.compact()
+    rows = DeltaTable(log.table_uri).to_pyarrow_table(columns=["kind", "score", "session"]).to_pylist()
+    assert [row for row in rows if row["score"] is not None] == [{"kind": "step", "score": 0.25, "session": run}]
 
 
 async def test_odd_characters_of_a_tool_lose_no_step(state: Path) -> None:
