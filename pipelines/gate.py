@@ -45,8 +45,8 @@ def judge(evaluation: Evaluation, gate: GateSettings) -> Verdict:
         if _fell(numbers, gate)
     ]
     proven = (
-        f"the score rose from {champion:.3f} to {candidate:.3f} on {len(rows)} rows; with {gate.confidence:.0%} "
-        f"confidence by more than {gain_low:+.3f}"
+        f"the score {'fell' if candidate < champion else 'rose'} from {champion:.3f} to {candidate:.3f} on {len(rows)} "
+        f"rows; with {gate.confidence:.0%} confidence the gain is above {gain_low:+.3f}"
     )
     judged = sum(numbers["rows"] >= gate.slice_rows for numbers in slices.values())
     unharmed = (

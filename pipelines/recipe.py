@@ -249,8 +249,9 @@ class EvaluationSettings(Strict):
 class GateSettings(Strict):
     """When a candidate may take over."""
 
-    margin: float = Field(default=0.0, ge=0)
-    """The gain's lower confidence bound must lie above this."""
+    margin: float = Field(default=0.0, ge=-1)
+    """The gain's lower confidence bound must lie above this. Below 0 a candidate may be worse by so much: where the
+    holdout cannot show what is better, and the canary's live traffic decides."""
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
     """One-sided, by paired bootstrap over sessions."""
     resamples: int = Field(default=2000, ge=100)

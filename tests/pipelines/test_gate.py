@@ -59,6 +59,13 @@ def test_margin_is_asked_for_on_top(tmp_path):
     assert not judge(evaluation(tmp_path, scored), GateSettings(margin=0.2)).accepted
 
 
+def test_with_a_margin_below_zero_a_candidate_may_be_worse_by_so_much(tmp_path):
+    gate = GATE.model_copy(update={"margin": -0.25, "slice_tolerance": 0.25})
+    verdict = judge(evaluation(tmp_path, rows([1] * 40, [0] * 3 + [1] * 37)), gate)
+    assert verdict.accepted and "fell from 1.000 to 0.925 on 40 rows" in verdict.reasons[0]
+    assert not judge(evaluation(tmp_path, rows([1] * 40, [0] * 15 + [1] * 25)), gate).accepted
+
+
 def test_verdict_is_the_same_each_time_and_survives_json(tmp_path):
     draw = np.random.default_rng(1)
     scored = rows(draw.random(60), draw.random(60))
