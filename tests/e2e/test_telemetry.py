@@ -71,17 +71,19 @@ def prometheus(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> It
 
 def call(cluster: Cluster, path: str, body: dict[str, Any], **headers: str) -> httpx.Response:
     headers = {"authorization": f"Bearer {cluster.api_key}"} | headers
-    return httpx.post(f"{cluster.base_url}{path}", json=body, headers=headers, timeout=60, trust_env=False)
+    address = cluster.base_url.removesuffix("/v1") + path
+    return httpx.post(address, json=body, headers=headers, timeout=60, trust_env=False)
 
 
 def use(cluster: Cluster) -> None:
-    """A little of everything: an answer, a stream, feedback, and somebody without a key."""
+    """A little of everything: an answer, a stream, feedback, an agent's run, and somebody without a key."""
     asked = {"model": "assistant", "messages": [{"role": "user", "content": SECRET}], "max_tokens": 8}
-    whole = call(cluster, "/chat/completions", asked, **{"x-session-id": SECRET})
+    whole = call(cluster, "/v1/chat/completions", asked, **{"x-session-id": SECRET})
     assert whole.is_success
-    assert call(cluster, "/chat/completions", asked | {"stream": True}).is_success
-    assert call(cluster, "/feedback", {"request_id": whole.headers["x-request-id"], "score": 1}).is_success
-    assert call(cluster, "/chat/completions", asked, authorization="Bearer sk-wrong").status_code == 401
+    assert call(cluster, "/v1/chat/completions", asked | {"stream": True}).is_success
+    assert call(cluster, "/v1/feedback", {"request_id": whole.headers["x-request-id"], "score": 1}).is_success
+    assert call(cluster, "/agents/assistant/runs", {"input": SECRET, "limits": {"turns": 2}}).is_success
+    assert call(cluster, "/v1/chat/completions", asked, authorization="Bearer sk-wrong").status_code == 401
 
 
 def queries() -> list[str]:
@@ -119,14 +121,15 @@ def test_labels_say_neither_what_was_said_nor_by_whom(cluster: Cluster, promethe
     series = prometheus.ask("series", **{"match[]": '{__name__=~"ray_trivium_.*"}'})
     assert series
     ours = {name for each in series for name in each if name.islower() and not name.startswith(("__", "otel_"))}
-    assert ours - {"instance", "job"} == {"alias", "version", "arm", "app", "state", "status", "code", "le"}
+    told = {"alias", "version", "arm", "status", "agent", "state"}
+    assert told <= ours <= told | {"app", "code", "le", "tool", "effect", "instance", "job"}
     said = json.dumps(series)
     assert SECRET not in said and cluster.api_key not in said and "owner" not in said and "req-" not in said
 
 
 def test_spans_reach_the_collector_and_only_ours(cluster: Cluster, receiver: Receiver) -> None:
     asked = {"model": "assistant", "messages": [{"role": "user", "content": SECRET}], "max_tokens": 8}
-    answer = call(cluster, "/chat/completions", asked, traceparent=f"00-{TRACE}-{PARENT}-01")
+    answer = call(cluster, "/v1/chat/completions", asked, traceparent=f"00-{TRACE}-{PARENT}-01")
     mine = eventually(
         lambda: [span for span in receiver.spans if span.trace == TRACE], PATIENCE_S, "the span of the request"
     )
