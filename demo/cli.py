@@ -16,9 +16,18 @@ import click
 @click.option(
     "--feedback", default="1,0,0", show_default=True, help="RATE,SCORE_ONLY_SHARE,WRONG_SHARE of the users' feedback."
 )
-@click.option("--requests", type=click.IntRange(1), help="Live requests at most.  [default: 800, with --traffic 4000]")
 @click.option(
-    "--validate", type=click.IntRange(1), help="Requests to measure on, at most.  [default: 300, with --traffic all]"
+    "--agents", is_flag=True, help="An agent at work in a shop, judged by the shop's books, instead of single requests."
+)
+@click.option(
+    "--requests",
+    type=click.IntRange(1),
+    help="Live requests at most, or jobs of a shift.  [default: 800, with --traffic 4000, with --agents 600]",
+)
+@click.option(
+    "--validate",
+    type=click.IntRange(1),
+    help="Requests or jobs to measure on, at most.  [default: 300, with --traffic all, with --agents 120]",
 )
 @click.option(
     "--cycles",
@@ -43,6 +52,7 @@ import click
 def demo(
     traffic: Path | None,
     feedback: str,
+    agents: bool,
     requests: int | None,
     validate: int | None,
     cycles: int,
@@ -54,13 +64,21 @@ def demo(
 
     Starts the cluster if it does not run, sends live traffic through the OpenAI client, gives feedback as users would,
     and waits for the wheel, which turns by itself. Writes report.json and report.html.
-    """
-    from demo.feedback import Dilution
-    from demo.play import Play, Script
 
-    script = Script(traffic, Dilution.parse(feedback), requests, validate, cycles, patience * 60, out, plant)
+    With --agents the model is a clerk with tools: it does jobs of several steps, a checker rewards what came of them,
+    and one turn of the wheel later it fails less.
+    """
+    from demo import play, shift
+    from demo.feedback import Dilution
+
+    if agents and (traffic or plant):
+        raise click.UsageError("--agents brings its own jobs; leave out --traffic and --plant-bad-candidate")
+    dilution, patience_s = Dilution.parse(feedback), patience * 60
     try:
-        Play(script).perform()
+        if agents:
+            shift.Shift(shift.Script(requests, validate, cycles, patience_s, out)).perform()
+        else:
+            play.Play(play.Script(traffic, dilution, requests, validate, cycles, patience_s, out, plant)).perform()
     except KeyboardInterrupt:
         click.echo(
             "\nStopped. The cluster is still up and what was logged is safe: `trivium demo` goes on from here, "

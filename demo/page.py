@@ -29,6 +29,9 @@ STYLE = {
     "xtick.color": INK,
     "ytick.color": INK,
 }
+REQUESTS = {"tool": ("right tool", BEFORE), "exact": ("exact call", AFTER)}
+AGENTS = {"success": ("jobs done right", AFTER)}
+"""What is drawn of what was live: key, name, colour."""
 WINDOW = 50
 """Live answers that one point of the moving average covers; half of them where there are not twice as many."""
 
@@ -36,54 +39,73 @@ WINDOW = 50
 def render(report: dict[str, Any]) -> str:
     """The page. Nothing in it is loaded from anywhere."""
     environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
     )
     environment.filters["percent"] = lambda share: f"{100 * share:.1f} %"
-    template = environment.from_string((Path(__file__).parent / "report.html.jinja").read_text())
+    agents = "by_template" in report
     with plt.rc_context(STYLE):  # type: ignore[arg-type]
         plots = {
-            "by_tool": by_tool(report),
-            "live": live(report["live"]) if report["live"] else None,
+            "parts": by_template(report) if agents else by_tool(report),
+            "live": live(report["live"], AGENTS if agents else REQUESTS) if report["live"] else None,
             "loss": loss(report["loss"]) if report["loss"] else None,
             "timings": timings(report),
         }
-    return template.render(
+    return environment.get_template("agents.html.jinja" if agents else "report.html.jinja").render(
         report=report, plots=plots, moved=report["champion"]["before"] != report["champion"]["after"]
     )
 
 
 def by_tool(report: dict[str, Any]) -> str:
-    tools = list(report["by_tool"])
-    figure, axes = plt.subplots(1, 2, figsize=(9, 0.42 * len(tools) + 1.1), sharey=True, layout="constrained")
+    figure, axes = parts(report["by_tool"], {"tool_accuracy": "right tool", "exact_match": "exact call"})
+    baseline = report["baseline_tool_accuracy"]
+    axes[0].axvline(baseline, color=THIRD, linewidth=1, linestyle="--", label="naive Bayes, all tools")
+    return legend(figure, axes[0])
+
+
+def by_template(report: dict[str, Any]) -> str:
+    figure, axes = parts(report["by_template"], {"success": "jobs done right"})
+    return legend(figure, axes[0])
+
+
+def parts(rows: dict[str, Any], shares: dict[str, str]) -> tuple[Figure, list[Axes]]:
+    """A panel for each share, with a pair of bars for each row: before and after."""
+    size = (9, 0.42 * len(rows) + 1.1)
+    figure, axes = plt.subplots(1, len(shares), figsize=size, sharey=True, layout="constrained", squeeze=False)
     figure.get_layout_engine().set(wspace=0.06)  # type: ignore[union-attr, call-arg]
-    for panel, key, title in zip(axes, ("tool_accuracy", "exact_match"), ("right tool", "exact call"), strict=True):
+    for panel, (key, title) in zip(axes[0], shares.items(), strict=True):
         for offset, when, colour in ((-0.19, "before", BEFORE), (0.19, "after", AFTER)):
-            shares = [report["by_tool"][tool][when][key] for tool in tools]
-            panel.barh([row + offset for row in range(len(tools))], shares, height=0.36, color=colour, label=when)
+            values = [row[when][key] for row in rows.values()]
+            panel.barh([place + offset for place in range(len(rows))], values, height=0.36, color=colour, label=when)
         panel.set(title=title, xlim=(0, 1.02))
         panel.xaxis.set_major_formatter(PercentFormatter(1))
         quiet(panel, "x")
-    baseline = report["baseline_tool_accuracy"]
-    axes[0].axvline(baseline, color=THIRD, linewidth=1, linestyle="--", label="naive Bayes, all tools")
-    axes[0].set_yticks(range(len(tools)), tools)
-    axes[0].invert_yaxis()
-    handles, labels = axes[0].get_legend_handles_labels()
+    axes[0][0].set_yticks(range(len(rows)), list(rows))
+    axes[0][0].invert_yaxis()
+    return figure, list(axes[0])
+
+
+def legend(figure: Figure, panel: Axes) -> str:
+    handles, labels = panel.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
     return svg(figure)
 
 
-def live(answers: list[dict[str, Any]]) -> str:
-    """Moving averages over the live answers in the order in which they came; a line where the version changed."""
+def live(answers: list[dict[str, Any]], lines: dict[str, tuple[str, str]]) -> str:
+    """Moving averages over what was live, in the order in which it came; a mark where the version changed."""
     window = min(WINDOW, (len(answers) + 1) // 2)
     figure, panel = plt.subplots(figsize=(9, 2.8), layout="constrained")
-    for key, label, colour in (("tool", "right tool", BEFORE), ("exact", "exact call", AFTER)):
+    for key, (label, colour) in lines.items():
         hits = [float(answer[key]) for answer in answers]
         panel.plot(range(window, len(hits) + 1), moving(hits, window), color=colour, linewidth=1.8, label=label)
     for at in range(1, len(answers)):
         if answers[at]["version"] != answers[at - 1]["version"] and answers[at]["version"]:
             panel.axvline(at, color=THIRD, linewidth=1, linestyle="--")
             panel.text(at, 1.04, f" {answers[at]['version']}", color=THIRD, ha="left", va="bottom", fontsize=9)
-    panel.set(xlabel=f"live requests (mean of the last {window})", ylim=(-0.02, 1.02), xlim=(1, max(2, len(answers))))
+    panel.set(xlabel=f"live, in order (mean of the last {window})", ylim=(-0.02, 1.02), xlim=(1, max(2, len(answers))))
     panel.yaxis.set_major_formatter(PercentFormatter(1))
     panel.legend(frameon=False, loc="upper left")
     quiet(panel, "y")

@@ -6,12 +6,11 @@ import asyncio
 import math
 import os
 import secrets
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from demo import report, traffic
+from demo import acts, report, traffic
 from demo.baseline import NaiveBayes
 from demo.client import SESSION_REQUESTS, Answer, Application, Tally
 from demo.command import address, answer, trivium
@@ -86,7 +85,7 @@ class Play:
         """The whole play; returns the report."""
         given = traffic.read(self.script.traffic) if self.script.traffic else None  # a broken file is told at once
         with self.story.chapter("total", "Trivium: a model that learns from those who use it"):
-            self._up()
+            acts.up(self.story)
             base_url, key = address()
             os.environ["OPENAI_API_KEY"] = key  # for `trivium wheel`: this shell may hold that of an earlier cluster
             result = asyncio.run(self._perform(given or self._own_traffic(), base_url, key))
@@ -130,10 +129,6 @@ class Play:
             return self.script.requests or GIVEN_REQUESTS
         return min(GIVEN_REQUESTS, round(OWN_REQUESTS / max(self.script.dilution.rate, 0.01)))
 
-    def _up(self) -> None:
-        with self.story.chapter("up", "The cluster: Ray, vLLM, the gateway and its log"), self.story.waiting() as seen:
-            trivium("up", seen=seen)
-
     def _own_traffic(self) -> Traffic:
         """Requests from the project's own generator, for tools that the seed model has not met."""
         folder = self.script.out / "traffic"
@@ -162,8 +157,8 @@ class Play:
             if fresh < wheel.min_feedback:
                 trivium("wheel", "off")
                 return self.story.say(f"feedback on {fresh} answers: too little for the wheel to turn")
-            with self.story.chapter("wheel", "The wheel: it has feedback now, and turns by itself"):
-                turn = await self._turn(scene, cycle, known)
+            turn = await acts.turn(self.story, scene.watch, cycle, known, self.script.patience_s)
+            scene.turns.append(turn)
             trivium("wheel", "off")
             known, given = turn.id, scene.tally.feedback["given"]
             if turn.outcome == "canary" and turn.candidate:
@@ -176,28 +171,17 @@ class Play:
                 return
 
     async def _canary(self, scene: Scene, candidate: str) -> None:
-        """Users go on asking, some of them the candidate, until what they say has decided."""
-        with self.story.chapter("canary", f"The canary: some users get {candidate} now, and their feedback decides"):
-            first, begun, deadline = scene.tally.requests, time.monotonic(), time.monotonic() + self.script.patience_s
-            while await scene.watch.canary(ALIAS) is not None:
-                wishes = scene.next(CANARY_BATCH)
-                if not wishes or time.monotonic() > deadline:
-                    return self.story.say(f"not decided yet, and no more users come: `trivium promote {candidate}`")
-                await self._live(scene, wishes)
-                seen = await scene.watch.judged(ALIAS, (scene.tally.requests - first) // SESSION_REQUESTS)
-                if seen:
-                    self.story.say(f"[dim]{seen['share']:.0%} of the sessions; {seen.get('reason', '')}[/dim]")
-            told = answer("lineage", candidate, "--json")["decisions"][-1]
-        ended = {
-            "candidate": candidate,
-            "promoted": told["action"] == "promote",
-            "reason": told["reason"],
-            "evidence": told["evidence"],
-            "requests": scene.tally.requests - first,
-            "took_s": round(time.monotonic() - begun, 1),
-        }
-        scene.canaries.append(ended)
-        self.story.canary(ended)
+        first = scene.tally.requests
+
+        async def users() -> tuple[int, int] | None:
+            if not (wishes := scene.next(CANARY_BATCH)):
+                return None
+            await self._live(scene, wishes)
+            requests = scene.tally.requests - first
+            return requests, requests // SESSION_REQUESTS
+
+        if ended := await acts.canary(self.story, scene.watch, ALIAS, candidate, self.script.patience_s, users):
+            scene.canaries.append(ended)
 
     async def _plant(self, scene: Scene, champion: str) -> None:
         """A candidate that is worse: the version which served before. Nobody tells the cluster so."""
@@ -224,14 +208,6 @@ class Play:
             f"{scene.tally.requests} answered, {scene.logged} in the log, {len(scene.tally.failures)} failed; "
             f"feedback on {told['given']}, {told['corrections']} with a correction"
         )
-
-    async def _turn(self, scene: Scene, cycle: int, known: str | None) -> Turn:
-        with self.story.turning() as seen:
-            turn = await scene.watch.next_turn(known, self.script.patience_s, seen)
-        scene.turns.append(turn)
-        self.story.timings_s.update({f"cycle {cycle}/{step}": seconds for step, seconds in turn.steps_s.items()})
-        self.story.verdict(turn.verdict, turn.outcome)
-        return turn
 
     async def _measure(self, scene: Scene) -> list[Answer]:
         with self.story.counting("measured", len(scene.validate)) as advance:

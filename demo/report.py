@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from demo.agency import Run
 from demo.client import Answer, Tally
 from demo.turn import Turn
 
@@ -34,10 +35,23 @@ class Facts:
     """Training step and loss, of the cycle that made the champion."""
 
 
+@dataclass
+class AgentFacts:
+    """The same of a shift of agents."""
+
+    before: list[Run]
+    after: list[Run]
+    live: list[Run]
+    champions: tuple[str, str]
+    turns: list[Turn]
+    canaries: list[dict[str, Any]]
+    lineage: dict[str, Any]
+    timings_s: dict[str, float]
+    loss: list[tuple[int, float]] = field(default_factory=list)
+
+
 def assemble(facts: Facts) -> dict[str, Any]:
     """The report as JSON."""
-    verdicts = [turn.verdict for turn in facts.turns if turn.verdict]
-    accepted = [verdict for verdict in verdicts if verdict["accepted"]]
     failures = facts.live.failures + [answer.error for answer in [*facts.before, *facts.after] if answer.error]
     return {
         "before": score(facts.before),
@@ -47,6 +61,51 @@ def assemble(facts: Facts) -> dict[str, Any]:
         "requests": facts.live.requests,
         "logged": facts.logged,
         "failed": len(failures),
+        **_turned(facts),
+        "feedback": {**facts.live.feedback, "asked": facts.feedback},
+        "failures": sorted(set(failures))[:5],
+        "traffic": facts.traffic,
+        "live": live(facts.live.answers),
+    }
+
+
+def assemble_agents(facts: AgentFacts) -> dict[str, Any]:
+    """The report of a shift as JSON."""
+    failures = [run.error for run in [*facts.before, *facts.live, *facts.after] if run.error]
+    begun = min((run.at_s for run in facts.live), default=0.0)
+    return {
+        "before": {"success": success(facts.before), "n": len(facts.before)},
+        "after": {"success": success(facts.after), "n": len(facts.after)},
+        "by_template": {
+            name: {
+                when: {"success": success(mine), "n": len(mine)}
+                for when, runs in (("before", facts.before), ("after", facts.after))
+                if (mine := [run for run in runs if run.job.template.name == name])
+            }
+            for name in sorted({run.job.template.name for run in facts.before})
+        },
+        "jobs": len(facts.live),
+        "failed": len(failures),
+        "failures": sorted(set(failures))[:5],
+        **_turned(facts),
+        "live": [
+            {
+                "at_s": round(run.at_s - begun, 3),
+                "success": run.success,
+                "version": run.version,
+                "turns": run.turns,
+                "latency_s": round(run.latency_s, 4),
+            }
+            for run in sorted(facts.live, key=lambda run: run.at_s)
+        ],
+    }
+
+
+def _turned(facts: Facts | AgentFacts) -> dict[str, Any]:
+    """What came of the wheel."""
+    verdicts = [turn.verdict for turn in facts.turns if turn.verdict]
+    accepted = [verdict for verdict in verdicts if verdict["accepted"]]
+    return {
         "champion": {"before": facts.champions[0], "after": facts.champions[1]},
         "verdict": (accepted or verdicts or [{}])[-1],
         "lineage": facts.lineage,
@@ -56,12 +115,12 @@ def assemble(facts: Facts) -> dict[str, Any]:
             for turn in facts.turns
         ],
         "canaries": facts.canaries,
-        "feedback": {**facts.live.feedback, "asked": facts.feedback},
-        "failures": sorted(set(failures))[:5],
-        "traffic": facts.traffic,
-        "live": live(facts.live.answers),
         "loss": facts.loss,
     }
+
+
+def success(runs: list[Run]) -> float:
+    return round(sum(run.success for run in runs) / len(runs), 4)
 
 
 def score(answers: list[Answer]) -> dict[str, float]:

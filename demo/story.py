@@ -17,7 +17,7 @@ from demo.turn import Wheel
 LEARNS = {
     "collect": "pins the log's table and joins requests with feedback",
     "curate": "chooses, scrubs and de-duplicates rows; sets a holdout aside",
-    "train": "tunes a LoRA adapter on what users corrected",
+    "train": "tunes a LoRA adapter on what was worth learning",
     "evaluate": "replays the holdout through the live deployment",
     "gate": "asks whether the candidate is better, with 95 % confidence",
     "publish": "lets some users try it, or nobody",
@@ -116,6 +116,20 @@ class Story:
                 f"-> [bold]{percent(after['tool_accuracy'])}[/bold]",
                 percent(before["exact_match"]),
                 f"-> [bold]{percent(after['exact_match'])}[/bold]",
+            )
+        self.console.print(table)
+
+    def successes(self, report: dict[str, Any]) -> None:
+        """Before and after, by the way a job is put."""
+        table = Table(box=None, padding=(0, 2))
+        for heading in ("", "jobs", "done right", ""):
+            table.add_column(heading, justify="right" if table.columns else "left")
+        for name, row in {**report["by_template"], "all": report}.items():
+            table.add_row(
+                f"[bold]{name}[/bold]" if name == "all" else escape(name),
+                str(row["after"]["n"]),
+                percent(row["before"]["success"]),
+                f"-> [bold]{percent(row['after']['success'])}[/bold]",
             )
         self.console.print(table)
 

@@ -6,7 +6,10 @@ from typing import Any
 import pytest
 
 from demo import page, report
+from demo.agency import Run
 from demo.client import Answer, Tally
+from demo.jobs import HELD_OUT, LEARNT, Job, Template
+from demo.shop import Item
 from demo.traffic import Wish
 from demo.turn import Turn
 
@@ -95,3 +98,43 @@ def test_page_tells_of_a_champion_that_stayed() -> None:
     still = facts(champions=("assistant@0", "assistant@0"), turns=[], lineage={}, loss=[], live=Tally())
     html = page.render(report.assemble(still))
     assert "The champion stayed." in html and "<h2>The verdict</h2>" not in html
+
+
+def run(success: bool, template: Template = HELD_OUT[0], at_s: float = 0.0, **more: Any) -> Run:
+    return Run(Job(template, "Ada", Item("old <b>", 1, 1), 2), at_s, 0.5, "run-1", "completed", 3, success, **more)
+
+
+def shift(**changes: Any) -> report.AgentFacts:
+    given: dict[str, Any] = {
+        "before": [run(False), run(False, HELD_OUT[1]), run(True, HELD_OUT[1])],
+        "after": [run(True), run(True, HELD_OUT[1]), run(False, HELD_OUT[1])],
+        "live": [run(at > 3, LEARNT[0], at, version=f"clerk@{int(at > 3)}") for at in range(8)],
+        "champions": ("clerk@0", "clerk@1"),
+        "turns": [Turn("c1", True, None, {"train": 90.0}, "canary", "clerk@1", VERDICT)],
+        "canaries": [CANARY],
+        "lineage": LINEAGE,
+        "timings_s": {"up": 50.0, "cycle 1/train": 90.0, "total": 200.0},
+        "loss": [(1, 2.0), (2, 1.0)],
+    }
+    return report.AgentFacts(**{**given, **changes})
+
+
+def test_report_of_a_shift_counts_jobs_by_the_way_they_are_put() -> None:
+    found = report.assemble_agents(shift())
+    assert (found["before"], found["after"]) == ({"success": 0.3333, "n": 3}, {"success": 0.6667, "n": 3})
+    assert found["by_template"][HELD_OUT[1].name] == {
+        "before": {"success": 0.5, "n": 2},
+        "after": {"success": 0.5, "n": 2},
+    }
+    assert (found["jobs"], found["failed"], found["champion"]["after"]) == (8, 0, "clerk@1")
+    assert [each["success"] for each in found["live"]] == [False] * 4 + [True] * 4
+    lost = Run(run(False).job, 0.0, 0.1, error="ConnectError: nobody there")
+    assert report.assemble_agents(shift(live=[lost]))["failures"] == ["ConnectError: nobody there"]
+
+
+def test_page_of_a_shift_is_whole_too(tmp_path: Path) -> None:
+    html = report.write(report.assemble_agents(shift()), tmp_path).read_text()
+    assert html.count("<svg") == 4 and "The agent learned from its work." in html and HELD_OUT[0].name in html
+    assert not re.search(r"""(?:src|href)\s*=\s*["']?https?:""", re.sub(r'xmlns(:\w+)?="[^"]*"', "", html))
+    still = shift(champions=("clerk@0", "clerk@0"), turns=[], canaries=[], lineage={}, loss=[])
+    assert "The champion stayed." in page.render(report.assemble_agents(still))
