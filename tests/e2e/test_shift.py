@@ -30,6 +30,7 @@ class Worked:
 @pytest.fixture(scope="module")
 def worked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worked]:
     own = Cluster.on_free_ports(tmp_path_factory.mktemp("shift") / "state")
+    own.state.mkdir()
     out = own.state / "demo"
     try:
         sizes = ("--requests", str(JOBS), "--validate", "60", "--cycles", "1")
