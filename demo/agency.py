@@ -15,7 +15,6 @@ from demo.jobs import Job, succeeded
 from demo.shop import Shop
 
 AGENT = "clerk"
-ENDED = {"completed", "failed", "canceled", "rejected"}
 
 
 @dataclass(frozen=True)
@@ -67,8 +66,8 @@ class Agency:
             version = None
             async with self._client.stream("GET", f"/agents/runs/{view['id']}/events") as events:
                 async for line in events.aiter_lines():
-                    if line.startswith("data: ") and '"version":' in line:
-                        version = json.loads(line[6:])["body"].get("version") or version
+                    if line.startswith("data: ") and (step := json.loads(line[6:]))["event"] == "model":
+                        version = step["body"]["version"]
             view = await self._answer("GET", f"/agents/runs/{view['id']}")
             success = succeeded(job, self._shop)
             if reward:

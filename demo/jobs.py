@@ -4,6 +4,7 @@ and seeded, but for the checker's look."""
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -96,8 +97,14 @@ class Book:
             for trait in TRAITS
             for thing in THINGS
         ]
-        self._customers = [f"{given} {family}" for given in GIVEN for family in FAMILY]
-        self._dice.shuffle(self._customers)
+        self._customers = self._names()
+
+    def _names(self) -> Iterator[str]:
+        names = [f"{given} {family}" for given in GIVEN for family in FAMILY]
+        self._dice.shuffle(names)
+        yield from names
+        for second in FAMILY:
+            yield from (f"{name}-{second}" for name in names)
 
     def draw(self, templates: tuple[Template, ...], count: int) -> list[Job]:
         """`count` jobs, of all templates alike, in an order that is drawn."""
@@ -106,7 +113,7 @@ class Book:
         for number in range(count):
             template = templates[number % len(templates)]
             item = self._dice.choice(there if template.kind == "both" else self.items)
-            jobs.append(Job(template, self._customers.pop(), item, self._dice.randint(1, 20)))
+            jobs.append(Job(template, next(self._customers), item, self._dice.randint(1, 20)))
         self._dice.shuffle(jobs)
         return jobs
 
