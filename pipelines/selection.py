@@ -138,6 +138,8 @@ def touching(lists: Any, values: Iterable[str]) -> NDArray[np.bool_]:
 
     whole = lists.combine_chunks() if isinstance(lists, pa.ChunkedArray) else lists
     found = np.zeros(len(whole), dtype=bool)
+    if pa.types.is_null(whole.type):  # of a column in which nobody found anything, some forget the type
+        return found
     hits = pc.is_in(pc.list_flatten(whole), value_set=pa.array(sorted(values), pa.string()))
     found[pc.list_parent_indices(whole).filter(hits).to_numpy()] = True
     return found
