@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from demo.agency import Run
 from demo.client import Answer, Tally
 from demo.turn import Turn
 
+Done = TypeVar("Done", Answer, Run)
+Pair = tuple[list[Done], list[Done]]
 
-@dataclass
-class Facts:
-    """All that the demo saw, before it is put in order."""
 
-    before: list[Answer]
-    after: list[Answer]
-    live: Tally
-    logged: int
-    baseline_tool_accuracy: float
+@dataclass(kw_only=True)
+class Turned:
+    """What came of the wheel."""
+
     champions: tuple[str, str]
     """Who served before, and who after."""
     turns: list[Turn]
@@ -29,25 +28,30 @@ class Facts:
     """How each ended: candidate, promoted or not, reason, evidence, requests, seconds."""
     lineage: dict[str, Any]
     timings_s: dict[str, float]
-    traffic: str
-    feedback: str
     loss: list[tuple[int, float]] = field(default_factory=list)
     """Training step and loss, of the cycle that made the champion."""
 
 
-@dataclass
-class AgentFacts:
+@dataclass(kw_only=True)
+class Facts(Turned):
+    """All that the demo saw, before it is put in order."""
+
+    before: list[Answer]
+    after: list[Answer]
+    live: Tally
+    logged: int
+    baseline_tool_accuracy: float
+    traffic: str
+    feedback: str
+
+
+@dataclass(kw_only=True)
+class AgentFacts(Turned):
     """The same of a shift of agents."""
 
     before: list[Run]
     after: list[Run]
     live: list[Run]
-    champions: tuple[str, str]
-    turns: list[Turn]
-    canaries: list[dict[str, Any]]
-    lineage: dict[str, Any]
-    timings_s: dict[str, float]
-    loss: list[tuple[int, float]] = field(default_factory=list)
 
 
 def assemble(facts: Facts) -> dict[str, Any]:
@@ -65,44 +69,29 @@ def assemble(facts: Facts) -> dict[str, Any]:
         "feedback": {**facts.live.feedback, "asked": facts.feedback},
         "failures": sorted(set(failures))[:5],
         "traffic": facts.traffic,
-        "live": live(facts.live.answers),
+        "live": _in_time(facts.live.answers, lambda answer: {"tool": answer.tool_right, "exact": answer.exact}),
     }
 
 
 def assemble_agents(facts: AgentFacts) -> dict[str, Any]:
     """The report of a shift as JSON."""
     failures = [run.error for run in [*facts.before, *facts.live, *facts.after] if run.error]
-    begun = min((run.at_s for run in facts.live), default=0.0)
+    grouped = _grouped(facts.before, facts.after, lambda run: run.job.template.name)
     return {
-        "before": {"success": success(facts.before), "n": len(facts.before)},
-        "after": {"success": success(facts.after), "n": len(facts.after)},
+        "before": successes(facts.before),
+        "after": successes(facts.after),
         "by_template": {
-            name: {
-                when: {"success": success(mine), "n": len(mine)}
-                for when, runs in (("before", facts.before), ("after", facts.after))
-                if (mine := [run for run in runs if run.job.template.name == name])
-            }
-            for name in sorted({run.job.template.name for run in facts.before})
+            name: {"before": successes(old), "after": successes(new)} for name, (old, new) in grouped.items()
         },
         "jobs": len(facts.live),
         "failed": len(failures),
         "failures": sorted(set(failures))[:5],
         **_turned(facts),
-        "live": [
-            {
-                "at_s": round(run.at_s - begun, 3),
-                "success": run.success,
-                "version": run.version,
-                "turns": run.turns,
-                "latency_s": round(run.latency_s, 4),
-            }
-            for run in sorted(facts.live, key=lambda run: run.at_s)
-        ],
+        "live": _in_time(facts.live, lambda run: {"success": run.success, "turns": run.turns}),
     }
 
 
-def _turned(facts: Facts | AgentFacts) -> dict[str, Any]:
-    """What came of the wheel."""
+def _turned(facts: Turned) -> dict[str, Any]:
     verdicts = [turn.verdict for turn in facts.turns if turn.verdict]
     accepted = [verdict for verdict in verdicts if verdict["accepted"]]
     return {
@@ -123,6 +112,10 @@ def success(runs: list[Run]) -> float:
     return round(sum(run.success for run in runs) / len(runs), 4)
 
 
+def successes(runs: list[Run]) -> dict[str, float]:
+    return {"success": success(runs), "n": len(runs)}
+
+
 def score(answers: list[Answer]) -> dict[str, float]:
     n = len(answers)
     return {
@@ -134,27 +127,30 @@ def score(answers: list[Answer]) -> dict[str, float]:
 
 def by_tool(before: list[Answer], after: list[Answer]) -> dict[str, dict[str, Any]]:
     """For each tool that users meant: how many rows, and both scores before and after."""
-    grouped: dict[str, tuple[list[Answer], list[Answer]]] = defaultdict(lambda: ([], []))
-    for which, answers in enumerate((before, after)):
-        for answer in answers:
-            grouped[answer.wish.tool][which].append(answer)
-    return {
-        tool: {"n": len(old), "before": score(old), "after": score(new)} for tool, (old, new) in sorted(grouped.items())
-    }
+    grouped = _grouped(before, after, lambda answer: answer.wish.tool)
+    return {tool: {"n": len(old), "before": score(old), "after": score(new)} for tool, (old, new) in grouped.items()}
 
 
-def live(answers: list[Answer]) -> list[dict[str, Any]]:
-    """Every live answer in order of time: when, right or not, which version gave it, how long it took."""
-    begun = min((answer.at_s for answer in answers), default=0.0)
+def _grouped(before: list[Done], after: list[Done], name: Callable[[Done], str]) -> dict[str, Pair[Done]]:
+    """What was measured before and after, by name, in the order of the names."""
+    grouped: dict[str, Pair[Done]] = defaultdict(lambda: ([], []))
+    for which, measured in enumerate((before, after)):
+        for each in measured:
+            grouped[name(each)][which].append(each)
+    return dict(sorted(grouped.items()))
+
+
+def _in_time(live: list[Done], told: Callable[[Done], dict[str, Any]]) -> list[dict[str, Any]]:
+    """All that was live in order of time: when, how it came out, which version did it, how long it took."""
+    begun = min((each.at_s for each in live), default=0.0)
     return [
         {
-            "at_s": round(answer.at_s - begun, 3),
-            "tool": answer.tool_right,
-            "exact": answer.exact,
-            "version": answer.version,
-            "latency_s": round(answer.latency_s, 4),
+            "at_s": round(each.at_s - begun, 3),
+            **told(each),
+            "version": each.version,
+            "latency_s": round(each.latency_s, 4),
         }
-        for answer in sorted(answers, key=lambda answer: answer.at_s)
+        for each in sorted(live, key=lambda each: each.at_s)
     ]
 
 

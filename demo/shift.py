@@ -97,7 +97,8 @@ class Shift:
             scene.champion = champion = await scene.watch.champion(ALIAS)
             with self.story.chapter("before", f"Before: {champion} does jobs, put in ways that are never live"):
                 scene.before = await self._measure(scene)
-            left_on, known = (await scene.watch.look()).on, await self._last_turn(scene)
+            wheel = await scene.watch.look()
+            known = wheel.turn.id if wheel.turn else None
             for cycle in range(1, self.script.cycles + 1):
                 trivium("wheel", "on")
                 with self.story.chapter("live", f"A shift: {self._jobs} jobs, each judged by the shop's books"):
@@ -113,16 +114,12 @@ class Shift:
                     scene.after = await self._measure(scene)
                 if report.success(scene.after) - report.success(scene.before) >= GOOD:
                     break
-            if left_on:
+            if wheel.on:
                 trivium("wheel", "on")
             return self._facts(scene, champion)
         finally:
             await scene.agency.close()
             await scene.watch.close()
-
-    async def _last_turn(self, scene: Scene) -> str | None:
-        wheel = await scene.watch.look()
-        return wheel.turn.id if wheel.turn else None
 
     async def _measure(self, scene: Scene) -> list[Run]:
         return await self._work(scene, "measured", scene.book.draw(HELD_OUT, self._validate), reward=False)

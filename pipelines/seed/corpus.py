@@ -14,7 +14,7 @@ from pipelines.seed.composed import composed, drill
 from pipelines.seed.domains import EVERYDAY
 from pipelines.seed.house import HOUSE, plain
 from pipelines.seed.jobs import family, job, order
-from pipelines.seed.realise import Offer, Request, ask, offer
+from pipelines.seed.realise import Offer, ask, call, offer
 from pipelines.seed.talk import answer, ask_back, chat, decline
 
 Row = dict[str, Any]
@@ -30,16 +30,6 @@ class Scene:
 
     def rows(self) -> list[Row]:
         return [{"messages": messages, "tools": self.tools} for messages in self.conversations]
-
-
-def call(request: Request, call_id: str = "call_0") -> dict[str, Any]:
-    """The assistant's message that makes a call."""
-    function = {"name": request.tool, "arguments": request.arguments}
-    return {
-        "role": "assistant",
-        "content": None,
-        "tool_calls": [{"id": call_id, "type": "function", "function": function}],
-    }
 
 
 def toolset(rng: random.Random, drills: float) -> list[Offer]:

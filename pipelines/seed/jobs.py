@@ -10,14 +10,12 @@ from __future__ import annotations
 import json
 import random
 from dataclasses import dataclass
-from typing import Any
 
 from pipelines.seed.composed import ATTRIBUTES, NOUNS, VERBS
 from pipelines.seed.domains import Param, Tool
-from pipelines.seed.realise import Offer, Request, styled
+from pipelines.seed.realise import Offer, Request, call, styled
+from pipelines.seed.talk import Message, told
 from pipelines.seed.values import make
-
-Message = dict[str, Any]
 
 THINGS = (
     ("item|product|article|thing|goods|what", "phrase"),
@@ -135,33 +133,23 @@ def job(family: Family, rng: random.Random) -> list[Message]:
     """One request and what it leads to, up to one of the model's turns."""
     values = {slot: make(kind, rng) for slot, kind in family.kinds.items()}
     agent = rng.random() < 0.8
-    told = [skill for skill in family.skills if "reason" in skill.slots]
+    reasoned = [skill for skill in family.skills if "reason" in skill.slots]
     plain = [skill for skill in family.skills if "reason" not in skill.slots]
     rng.shuffle(plain)
     way = rng.choice(("one", "then", "then", "three", "branch", "branch", "branch", "carry"))
     chain = plain[: {"one": 1, "three": 3}.get(way, 2)]
-    other = rng.choice([*told * 2, *plain[2:3]] or [None]) if way == "branch" else None
+    other = rng.choice([*reasoned * 2, *plain[2:3]] or [None]) if way == "branch" else None
     carried = rng.choice(_extra(*chain) or [None]) if way == "carry" and len(chain) == 2 else None
     text = _said(family, chain, other, carried, values, rng)
     done, turns = _walk(chain, other, carried, values, rng)
     messages: list[Message] = []
     for place, (skill, outcome) in enumerate(zip(done, turns, strict=True)):
-        call = skill.call(values)
-        content = _result(outcome, rng)
-        function = {"name": call.tool, "arguments": call.arguments}
-        messages += [
-            {
-                "role": "assistant",
-                "content": None,
-                "tool_calls": [{"id": f"call_{place}", "type": "function", "function": function}],
-            },
-            {
-                "role": "tool",
-                "tool_call_id": f"call_{place}",
-                "content": marked(call.tool, content) if agent else content,
-            },
-        ]
-    messages.append({"role": "assistant", "content": _answer(turns[-1], values["thing"])})
+        request, content, call_id = skill.call(values), _result(outcome, rng), f"call_{place}"
+        read = marked(request.tool, content) if agent else content
+        messages += [call(request, call_id), {"role": "tool", "tool_call_id": call_id, "content": read}]
+    last = turns[-1]
+    closing = told(values["thing"], last.word, "value" if last.value else "ok" if last.good else "error")
+    messages.append({"role": "assistant", "content": closing})
     ends = [place for place, message in enumerate(messages) if message["role"] == "assistant"]
     first = order(rng) if agent else []
     return [*first, {"role": "user", "content": text}, *messages[: rng.choice(ends) + 1]]
@@ -252,10 +240,3 @@ def _result(outcome: Outcome, rng: random.Random) -> str:
 
 def _json(name: str, word: str) -> str:
     return json.dumps({name: word}, ensure_ascii=False)
-
-
-def _answer(last: Outcome, subject: str) -> str:
-    """As in `talk.answer`."""
-    if last.value:
-        return f"The result for {subject} is {last.word}."
-    return f"Done: {subject}." if last.good else f"That did not work: {last.word}."

@@ -7,8 +7,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from pipelines.seed.corpus import HELD_OUT_TOOLS, Row, call, scenes, traffic
-from pipelines.seed.realise import Request
+from pipelines.seed.corpus import HELD_OUT_TOOLS, Row, scenes, traffic
+from pipelines.seed.realise import Request, call
 
 UNSEEN_SEED = 1_000_003
 """Far from the recipe's seeds, so that no scene of the evaluation was trained on."""

@@ -63,6 +63,16 @@ class Request:
     arguments: dict[str, str]
 
 
+def call(request: Request, call_id: str = "call_0") -> dict[str, Any]:
+    """The assistant's message that makes a call."""
+    function = {"name": request.tool, "arguments": request.arguments}
+    return {
+        "role": "assistant",
+        "content": None,
+        "tool_calls": [{"id": call_id, "type": "function", "function": function}],
+    }
+
+
 def styled(name: str, style: str) -> str:
     parts = [p for p in name.replace(" ", "_").split("_") if p]
     if style == "snake" or (len(parts) == 1 and any(c.isupper() for c in name)):

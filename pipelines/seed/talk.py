@@ -52,16 +52,23 @@ def answer(request: Request, rng: random.Random) -> list[Message]:
     subject = rng.choice(list(request.arguments.values())) if request.arguments else "it"
     value = rng.choice((title, MAKERS["number"], MAKERS["when"], MAKERS["person"], MAKERS["code"]))(rng)
     if kind == "ok":
-        result, said = {"status": "done"}, f"Done: {subject}."
+        result, word = {"status": "done"}, "done"
     elif kind == "error":
         reason = rng.choice(("not found", "not available", "permission denied", "timed out", "unknown name"))
-        result, said = {"error": reason}, f"That did not work: {reason}."
+        result, word = {"error": reason}, reason
     else:
-        result, said = {"result": value}, f"The result for {subject} is {value}."
+        result, word = {"result": value}, value
     return [
         {"role": "tool", "tool_call_id": "call_0", "content": json.dumps(result, ensure_ascii=False)},
-        {"role": "assistant", "content": said},
+        {"role": "assistant", "content": told(subject, word, kind)},
     ]
+
+
+def told(subject: str, word: str, kind: str) -> str:
+    """The sentence that ends a conversation after a result: `ok`, `value` or `error`."""
+    if kind == "value":
+        return f"The result for {subject} is {word}."
+    return f"Done: {subject}." if kind == "ok" else f"That did not work: {word}."
 
 
 def ask_back(request: Request, rng: random.Random) -> list[Message]:
