@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 
-from demo.client import side_by_side
+from demo.client import owner, side_by_side
 from demo.jobs import Job, succeeded
 from demo.shop import Shop
 
@@ -39,9 +39,7 @@ class Agency:
     """A client of the agents, with the owner's key: only who runs the cluster may judge as a checker."""
 
     def __init__(self, base_url: str, api_key: str, shop: Shop) -> None:
-        root = base_url.removesuffix("/").removesuffix("/v1")
-        headers = {"authorization": f"Bearer {api_key}"}
-        self._client = httpx.AsyncClient(base_url=root, headers=headers, timeout=180, trust_env=False)
+        self._client = owner(base_url, api_key, timeout_s=180)
         self._shop = shop
 
     async def work(self, jobs: list[Job], reward: bool, seen: Callable[[Run], None]) -> list[Run]:

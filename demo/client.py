@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+import httpx
 from openai import AsyncOpenAI, DefaultAsyncHttpxClient, OpenAIError
 
 from demo.feedback import Dilution, opinion
@@ -163,6 +164,13 @@ def parsed(arguments: str) -> Any:
         return json.loads(arguments)
     except json.JSONDecodeError:
         return None
+
+
+def owner(base_url: str, api_key: str, timeout_s: float) -> httpx.AsyncClient:
+    """For what is beside OpenAI's API, at paths from the root: `/admin`, `/agents`."""
+    root = base_url.removesuffix("/").removesuffix("/v1")
+    headers = {"authorization": f"Bearer {api_key}"}
+    return httpx.AsyncClient(base_url=root, headers=headers, timeout=timeout_s, trust_env=False)
 
 
 async def side_by_side(items: Iterable[Item], work: Callable[[Item], Awaitable[Result]]) -> list[Result]:

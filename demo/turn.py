@@ -10,6 +10,8 @@ from typing import Any, Self
 
 import httpx
 
+from demo.client import owner
+
 ATTEMPTS = 3
 """How often the wheel tries a cycle that fails."""
 
@@ -73,10 +75,7 @@ class Watch:
     """Follows the wheel over HTTP with the owner's key."""
 
     def __init__(self, base_url: str, api_key: str) -> None:
-        root = base_url.removesuffix("/").removesuffix("/v1")
-        self._client = httpx.AsyncClient(
-            base_url=root, headers={"authorization": f"Bearer {api_key}"}, timeout=30, trust_env=False
-        )
+        self._client = owner(base_url, api_key, timeout_s=30)
 
     async def look(self) -> Wheel:
         response = await self._client.get("/admin/wheel")
