@@ -1,20 +1,21 @@
 """When a training step happens and what is in it: the clock that the learning rate follows, and the plan of batches.
 
-Plain Python: the plan is fixed by the seed before the first step, and the clock is told the time.
+Plain Python: the seed fixes the plan, and the clock is told the time.
 """
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipelines.recipe import TrainingSettings
 
 if TYPE_CHECKING:
-    from pipelines.packing import Example, Pack
+    from pipelines.packing import Example
 
 WARM_UP = 0.05
 """Share of the schedule in which the learning rate rises."""
@@ -69,11 +70,43 @@ class Clock:
         return due
 
 
+class Batches:
+    """The first `count` micro-batches of one pass over the rows after the other, each made when it is come to.
+
+    A pass takes seconds for thousands of rows, and a training that ends in its seconds never comes to most of them. Two
+    are held: one is asked for its last batches while the next one has begun.
+    """
+
+    def __init__(self, make: Callable[[int], list[list]], first: list[list], count: int) -> None:
+        self._make, self._count = make, count
+        self._held, self._starts = {0: first}, [0, len(first)]
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[list]:
+        return (self[number] for number in range(self._count))
+
+    def __getitem__(self, number: int) -> list:
+        if not 0 <= number < self._count:
+            raise IndexError(number)
+        while number >= self._starts[-1]:
+            self._starts.append(self._starts[-1] + len(self._of(len(self._starts) - 1)))
+        at = bisect_right(self._starts, number) - 1
+        return self._of(at)[number - self._starts[at]]
+
+    def _of(self, at: int) -> list[list]:
+        if at not in self._held:
+            self._held = {**dict(list(self._held.items())[-1:]), at: self._make(at)}
+        return self._held[at]
+
+
 @dataclass(frozen=True)
 class Plan:
     """Which rows go into which micro-batch, for all epochs."""
 
-    batches: list[list[Pack]] | list[list[Example]]
+    batches: Batches
+    """Of packs or, where these cannot be, of examples."""
     packed: bool
     steps: int
     accumulate: int
@@ -105,23 +138,19 @@ class Plan:
         def batches(epoch: int) -> list[list]:
             return _batches(vary(epoch) if vary else examples, size, packed, f"{settings.seed}-{epoch}")
 
-        passes = [batches(0)]
-        tokens = sum(len(sequence) for batch in passes[0] for sequence in batch)
-        accumulate = workers * max(1, round(settings.batch_tokens * len(passes[0]) / tokens / workers))
-        epochs = max(settings.epochs, settings.min_steps * accumulate / len(passes[0]))
-        passes += [batches(epoch) for epoch in range(1, math.ceil(epochs))]
-        last = epochs - len(passes) + 1  # the share of the last epoch that is asked for
-        wanted = sum(len(each) for each in passes[:-1]) + len(passes[-1]) * last
-        steps = min(max(1, round(wanted / accumulate)), settings.max_steps or 10**9)
-        needed = steps * accumulate
-        flat = [batch for each in passes for batch in each]
-        filled = [flat[n % len(flat)] for n in range(needed)]  # a last step that is not full takes the first rows
+        first = batches(0)
+        tokens = sum(len(sequence) for batch in first for sequence in batch)
+        accumulate = workers * max(1, round(settings.batch_tokens * len(first) / tokens / workers))
+        epochs = max(settings.epochs, settings.min_steps * accumulate / len(first))
+        steps = min(max(1, round(epochs * len(first) / accumulate)), settings.max_steps or 10**9)
+        needed = steps * accumulate  # the last step is full, if with rows of one more pass
         plain = sum(len(example) for example in examples)
-        return cls(filled, packed, steps, accumulate, needed / len(passes[0]), tokens, plain)
+        epochs = needed / len(first)
+        return cls(Batches(batches, first, needed), packed, steps, accumulate, epochs, tokens, plain)
 
     @property
     def tokens_per_batch(self) -> float:
-        return sum(len(sequence) for batch in self.batches for sequence in batch) / len(self.batches)
+        return self.tokens * self.epochs / len(self.batches)
 
     def rows(self, batch: int) -> list[str]:
         """Ids of the rows in a micro-batch."""
