@@ -27,7 +27,7 @@ CHOICES = {
     "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "10",  # a replica that leaves is still there for late requests
     "RAY_gcs_rpc_server_reconnect_timeout_s": "3600",  # Ray's processes end when their GCS is away for longer (60)
-    # A machine that is cut off counts as lost after 30 s, five looks at it, instead of 65 s; what ran there starts again.
+    # A machine that is cut off counts as lost after five looks at it: 30 s instead of 65 s; what ran there starts anew.
     "RAY_health_check_timeout_ms": "3000",
     "RAY_worker_niceness": "0",  # 15 by default: engines would give way to everything (`cluster/priority.py`)
     # Serve's controller looks over everything so often; at its 0.1 s it takes 4 % of a core while nothing happens.

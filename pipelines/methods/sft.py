@@ -30,11 +30,14 @@ def prepare(task: Task) -> Work:
     examples = [encode(row) for row in rows]
     mentions = Mentions(rows)
 
+    def varied(row: Row, old: Row, known: list[packing.Example]) -> list[packing.Example]:
+        turns = known if row is old else encode(row)
+        return known if any(len(turn) > training.max_tokens for turn in turns) else turns  # longer words: as it was
+
     def vary(epoch: int) -> list[packing.Example]:
         mixture = mentions.mixture(rows, training.mention_replacement, f"{training.seed}-{epoch}")
-        pairs = zip(mixture, rows, examples, strict=True)
-        encoded = [known if row is old else encode(row) for row, old, known in pairs]
-        return packing.fitting(list(chain.from_iterable(encoded)), training.max_tokens)[0]
+        turns = chain.from_iterable(map(varied, mixture, rows, examples))
+        return packing.fitting(list(turns), training.max_tokens)[0]
 
     return on_examples(task, list(chain.from_iterable(examples)), vary if training.mention_replacement else None)
 

@@ -144,6 +144,35 @@ def test_documents_are_learnt_packed(start: str, books: Dataset, models: dict[st
 
 @ray
 @local
+def test_a_row_that_another_value_would_make_too_long_stays_as_it_was(models: dict[str, Path]) -> None:
+    """And is in every pass, though half of the values that it may draw are long."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from pipelines import prompt
+    from pipelines.methods import Task, sft
+    from pipelines.recipe import EvaluationSettings
+
+    tokenizer, tool = AutoTokenizer.from_pretrained(models["llama"]), TOOLS[0]["function"]["name"]
+    model = AutoModelForCausalLM.from_pretrained(models["llama"])
+
+    def row(number: int, value: str) -> Row:
+        messages = [{"role": "user", "content": f"{tool} {value}"}, said(tool, value)]
+        return Row(f"row-{number}", messages, TOOLS, [], "log", f"s{number}", tool)
+
+    rows = [row(number, "noon" if number < 4 else "rome " * 40 + "rome") for number in range(8)]
+    fits = max(len(prompt.encode_row(tokenizer, short)) for short in rows[:4])
+    changes = {"max_tokens": fits, "mention_replacement": 1.0, "epochs": 20.0, "packing": False}
+    changes |= {"pack_tokens": fits, "batch_tokens": fits}
+    training = QUICK.model_copy(update=changes)
+    told = Task(rows, tokenizer, model, training, 1, True, "assistant", "tiny", EvaluationSettings(), print)
+    work = sft.prepare(told)
+    seen = [name for batch in range(work.steps * work.accumulate) for name in work.rows_of(batch)]
+    counts = [seen.count(f"row-{number}") for number in range(4)]
+    assert min(counts) > 10 and max(counts) - min(counts) <= 1, counts  # the last pass need not be a whole one
+
+
+@ray
+@local
 def test_padded_rows_take_the_steps_of_packed_ones_at_more_tokens(dataset: Dataset, models: dict[str, Path]) -> None:
     """The same rows; packed, the tools that they share count once."""
     changes = {"max_steps": 3, "mention_replacement": 0}
