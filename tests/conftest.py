@@ -23,6 +23,7 @@ from tests.receiver import Receiver
 hypothesis.settings.register_profile("shared", deadline=None)  # the machine may be busy with something else
 hypothesis.settings.load_profile("shared")
 
+VERDICT = pytest.StashKey[int]()
 UP_S = 600
 """Longest that a cluster with an engine may take to come up on a busy machine of two cores."""
 
@@ -92,6 +93,22 @@ class Cluster:
 def pytest_collection_modifyitems(items: list[Any]) -> None:
     """The session's cluster comes last: until then nothing else has to share the machine with its engine."""
     items.sort(key=lambda item: "cluster" in getattr(item, "fixturenames", ()))
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    session.config.stash[VERDICT] = int(exitstatus)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """The process ends with the verdict. The trainings in it have loaded a dozen native libraries, whose threads go on
+    while the interpreter is taken apart: after 400 tests that had passed, one of them once called what was gone."""
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    if VERDICT in config.stash and reporter and not hasattr(config, "workerinput"):
+        reporter.flush()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(config.stash[VERDICT])
 
 
 @pytest.fixture(scope="session")
