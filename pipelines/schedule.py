@@ -10,6 +10,7 @@ import random
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from pipelines.recipe import TrainingSettings
@@ -73,13 +74,15 @@ class Clock:
 class Batches:
     """The first `count` micro-batches of one pass over the rows after the other, each made when it is come to.
 
-    A pass takes seconds for thousands of rows, and a training that ends in its seconds never comes to most of them. Two
-    are held: one is asked for its last batches while the next one has begun.
+    A pass takes seconds for thousands of rows, and a training that ends in its seconds never comes to most of them.
+    `passes` gives one by its number, and should remember two: one is asked for its last batches while the next one has
+    begun.
     """
 
-    def __init__(self, make: Callable[[int], list[list]], first: list[list], count: int) -> None:
-        self._make, self._count = make, count
-        self._held, self._starts = {0: first}, [0, len(first)]
+    def __init__(self, passes: Callable[[int], list[list]], count: int) -> None:
+        self._passes, self._count = passes, count
+        self._starts = [0]
+        """First batch of each pass that has been come to, and of the one after."""
 
     def __len__(self) -> int:
         return self._count
@@ -91,14 +94,9 @@ class Batches:
         if not 0 <= number < self._count:
             raise IndexError(number)
         while number >= self._starts[-1]:
-            self._starts.append(self._starts[-1] + len(self._of(len(self._starts) - 1)))
+            self._starts.append(self._starts[-1] + len(self._passes(len(self._starts) - 1)))
         at = bisect_right(self._starts, number) - 1
-        return self._of(at)[number - self._starts[at]]
-
-    def _of(self, at: int) -> list[list]:
-        if at not in self._held:
-            self._held = {**dict(list(self._held.items())[-1:]), at: self._make(at)}
-        return self._held[at]
+        return self._passes(at)[number - self._starts[at]]
 
 
 @dataclass(frozen=True)
@@ -135,6 +133,7 @@ class Plan:
         share = max(1, settings.batch_tokens // workers)
         size = settings.pack_tokens or max(share, 5 * sorted(map(len, examples))[len(examples) // 2])
 
+        @lru_cache(maxsize=2)
         def batches(epoch: int) -> list[list]:
             return _batches(vary(epoch) if vary else examples, size, packed, f"{settings.seed}-{epoch}")
 
@@ -146,7 +145,7 @@ class Plan:
         needed = steps * accumulate  # the last step is full, if with rows of one more pass
         plain = sum(len(example) for example in examples)
         epochs = needed / len(first)
-        return cls(Batches(batches, first, needed), packed, steps, accumulate, epochs, tokens, plain)
+        return cls(Batches(batches, needed), packed, steps, accumulate, epochs, tokens, plain)
 
     @property
     def tokens_per_batch(self) -> float:

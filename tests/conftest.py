@@ -24,6 +24,7 @@ hypothesis.settings.register_profile("shared", deadline=None)  # the machine may
 hypothesis.settings.load_profile("shared")
 
 VERDICT = pytest.StashKey[int]()
+"""pytest's exit status, once the session is over."""
 UP_S = 600
 """Longest that a cluster with an engine may take to come up on a busy machine of two cores."""
 

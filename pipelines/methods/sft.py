@@ -32,7 +32,8 @@ def prepare(task: Task) -> Work:
 
     def varied(row: Row, old: Row, known: list[packing.Example]) -> list[packing.Example]:
         turns = known if row is old else encode(row)
-        return known if any(len(turn) > training.max_tokens for turn in turns) else turns  # longer words: as it was
+        _, long = packing.fitting(turns, training.max_tokens)
+        return known if long else turns  # with its own words
 
     def vary(epoch: int) -> list[packing.Example]:
         mixture = mentions.mixture(rows, training.mention_replacement, f"{training.seed}-{epoch}")
