@@ -8,7 +8,7 @@ import pytest
 from cluster.records import Verdict
 from pipelines.artifacts import Evaluation, Scored
 from pipelines.gate import bounds, judge
-from pipelines.recipe import GateSettings
+from pipelines.recipe import RECIPES, GateSettings, Recipe
 
 GATE = GateSettings()
 
@@ -64,6 +64,15 @@ def test_with_a_margin_below_zero_a_candidate_may_be_worse_by_so_much(tmp_path):
     verdict = judge(evaluation(tmp_path, rows([1] * 40, [0] * 3 + [1] * 37)), gate)
     assert verdict.accepted and "fell from 1.000 to 0.925 on 40 rows" in verdict.reasons[0]
     assert not judge(evaluation(tmp_path, rows([1] * 40, [0] * 15 + [1] * 25)), gate).accepted
+
+
+@pytest.mark.parametrize(("kept", "accepted"), [(6, True), (3, False), (0, False)])
+def test_an_agents_candidate_may_say_some_things_otherwise_but_not_most(tmp_path, kept, accepted):
+    """Nine runs of three turns, the champion's own: the first is said like it in all runs, the others in `kept`."""
+    gate = Recipe.load(RECIPES / "agents.yaml").gate
+    said = [float(turn == 0 or run < kept) for run in range(9) for turn in range(3)]
+    own = rows([1] * 27, said, "agent:clerk", sessions=[f"run-{n // 3}" for n in range(27)])
+    assert judge(evaluation(tmp_path, own), gate).accepted is accepted
 
 
 def test_verdict_is_the_same_each_time_and_survives_json(tmp_path):
