@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,9 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
+
+from cluster.ports import fixed
+from cluster.settings import Settings
 
 ROOT = Path(__file__).parent.parent.parent
 FILES = {"local": ROOT / "cluster.yaml", "aws": ROOT / "cluster" / "aws.yaml"}
@@ -53,6 +57,20 @@ def test_machines_of_a_cloud_start_as_those_of_a_list() -> None:
     local, cloud = read("local"), read("aws")
     for commands in ("head_start_ray_commands", "worker_start_ray_commands"):
         assert local[commands] == cloud[commands]
+
+
+@pytest.mark.parametrize("commands", ["head_start_ray_commands", "worker_start_ray_commands"])
+def test_their_ports_are_those_that_status_and_the_firewall_name(commands: str) -> None:
+    ours = fixed(Settings(state=Path("/state")))
+    (start,) = (command for command in read("local")[commands] if "ray start" in command)
+    given = {name: int(port) for name, port in re.findall(r"--([a-z-]+-port)=(\d+)", start)}
+    assert given.pop("dashboard-port", ours["dashboard"]) == ours["dashboard"]
+    assert given == {
+        "runtime-env-agent-port": ours["runtime-env-agent"],
+        "dashboard-agent-grpc-port": ours["dashboard-agent-grpc"],
+        "dashboard-agent-listen-port": ours["dashboard-agent-http"],
+        "metrics-export-port": ours["ray-metrics"],
+    }
 
 
 @pytest.mark.parametrize("provider", FILES)
