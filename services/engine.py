@@ -121,7 +121,8 @@ def hold_arguments(name: str) -> None:
 
     vLLM fixes which tool a forced call (`tool_choice`) names, and its arguments only where the tool says `strict`, as
     OpenAI does; else any JSON would do. A small model that was tuned on other tools then lost itself in keys and
-    strings of its own until its tokens were used up, in 6 of 40 such calls. Now the keys are the tool's parameters.
+    strings of its own until its tokens were used up, in 6 of 40 such calls. Now the keys are the tool's parameters, and
+    a string is no longer than the tool's `maxLength`.
 
     Where the grammar forbids what a model is about to write (a quoted `true`, say), spaces are a way out without an
     end: 240 of them after `"on"`, seen with the seed model.
@@ -160,17 +161,22 @@ def _hold(node: Any, strict: Any) -> None:
 
 
 def _loosened(schema: Any) -> dict[str, Any]:
-    """An object with the parameters of `schema`; strings are strings, other values open: small models quote numbers."""
+    """An object with the parameters of `schema`."""
     anything = {"type": "object"}
     if not isinstance(schema, dict) or not isinstance(schema.get("properties"), dict):
         return anything
     if any(schema.get(key) for key in ("additionalProperties", "patternProperties", "$ref", "allOf", "anyOf", "oneOf")):
         return anything
-    wanted = {
-        name: {"type": "string"} if isinstance(value, dict) and value.get("type") == "string" else {}
-        for name, value in schema["properties"].items()
-    }
+    wanted = {name: _loosened_value(value) for name, value in schema["properties"].items()}
     return anything | {"properties": wanted, "additionalProperties": False, "maxProperties": len(wanted)}
+
+
+def _loosened_value(schema: Any) -> dict[str, Any]:
+    """Strings are strings that end where `schema` says; other values are open: small models quote numbers."""
+    if not isinstance(schema, dict) or schema.get("type") != "string":
+        return {}
+    most = schema.get("maxLength")
+    return {"type": "string"} | ({"maxLength": most} if type(most) is int and 0 <= most < 2**31 else {})
 
 
 class VllmAdapters:

@@ -10,7 +10,9 @@ from typing import Any
 import openai
 import pytest
 from openai import OpenAI
+from tokenizers import Tokenizer
 
+from cluster import models
 from tests.conftest import Cluster
 from tests.e2e.using import client, tool
 
@@ -32,6 +34,8 @@ TOOLS = [
     brief("rate_book", "title", "stars"),
     brief("set_alarm", "time"),
 ]
+CALL = 256
+"""Tokens that are enough for a call of each, were every letter of its arguments an escape (`\\u0041`)."""
 ASKED = ["Play something by Nina Simone", "A table for 5 in Lyon", "Will it rain in Oslo on Friday?", "Emma: 4 stars"]
 
 
@@ -60,7 +64,7 @@ def test_streaming_says_the_same_as_one_piece(api: OpenAI) -> None:
 
 def test_tool_calls_are_calls_of_offered_tools_with_json_arguments(api: OpenAI) -> None:
     for text in ASKED:
-        answer = ask(api, text, tools=TOOLS, tool_choice="required", max_tokens=160)
+        answer = ask(api, text, tools=TOOLS, tool_choice="required", max_tokens=CALL)
         assert answer.choices[0].message.tool_calls
         for call in answer.choices[0].message.tool_calls:
             assert call.function.name in {given["function"]["name"] for given in TOOLS}
@@ -68,7 +72,7 @@ def test_tool_calls_are_calls_of_offered_tools_with_json_arguments(api: OpenAI) 
 
 
 def test_streamed_tool_call_adds_up_to_the_whole_one(api: OpenAI) -> None:
-    asked: dict[str, Any] = {"tools": TOOLS, "tool_choice": "required", "max_tokens": 160}
+    asked: dict[str, Any] = {"tools": TOOLS, "tool_choice": "required", "max_tokens": CALL}
     whole = ask(api, ASKED[0], **asked).choices[0].message.tool_calls[0].function
     name, arguments = "", ""
     for chunk in ask(api, ASKED[0], stream=True, **asked):
@@ -83,7 +87,7 @@ def test_request_that_offers_some_tools_never_gets_a_call_to_another(api: OpenAI
     dice = random.Random(0)
     for number in range(24):
         offered = dice.sample(TOOLS, dice.randint(1, 3))
-        answer = ask(api, ASKED[number % len(ASKED)], tools=offered, tool_choice="required", max_tokens=160)
+        answer = ask(api, ASKED[number % len(ASKED)], tools=offered, tool_choice="required", max_tokens=CALL)
         called = {call.function.name for call in answer.choices[0].message.tool_calls or []}
         assert called and called <= {given["function"]["name"] for given in offered}
 
@@ -93,15 +97,22 @@ def test_renamed_tools_are_called_by_their_new_names(api: OpenAI) -> None:
     for text in ASKED * 3:
         names = {given["function"]["name"]: f"fn_{dice.randrange(10**6)}" for given in TOOLS}
         renamed = [{**g, "function": {**g["function"], "name": names[g["function"]["name"]]}} for g in TOOLS]
-        choice = ask(api, text, tools=renamed, tool_choice="required", max_tokens=160).choices[0]
+        choice = ask(api, text, tools=renamed, tool_choice="required", max_tokens=CALL).choices[0]
         called = {call.function.name for call in choice.message.tool_calls or []}
         assert called and called <= set(names.values()), choice.message
 
 
 def test_named_tool_is_called(api: OpenAI) -> None:
     choice = {"type": "function", "function": {"name": "set_alarm"}}
-    answer = ask(api, ASKED[0], tools=TOOLS, tool_choice=choice, max_tokens=96)
+    answer = ask(api, ASKED[0], tools=TOOLS, tool_choice=choice, max_tokens=CALL)
     assert [call.function.name for call in answer.choices[0].message.tool_calls] == ["set_alarm"]
+
+
+def test_call_ends_where_its_tool_says_though_the_model_would_go_on(api: OpenAI) -> None:
+    letter = Tokenizer.from_file(str(models.seed_folder() / "tokenizer.json")).token_to_id("z")
+    answer = ask(api, ASKED[0], tools=TOOLS[:1], tool_choice="required", max_tokens=CALL, logit_bias={letter: 100})
+    (call,) = answer.choices[0].message.tool_calls
+    assert "z" * 16 in json.loads(call.function.arguments).values()
 
 
 def test_models_are_listed_and_found_by_name(api: OpenAI) -> None:

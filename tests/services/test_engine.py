@@ -77,6 +77,19 @@ def test_forced_call_has_the_parameters_of_its_tool_and_cannot_run_into_spaces(
     assert accepts(tokenizer, arguments, parameters=LIGHT, strict=strict) is (if_strict if strict else else_)
 
 
+@pytest.mark.parametrize("strict", [True, False])
+def test_string_ends_where_its_tool_says(tokenizer: Any, strict: bool) -> None:
+    short = {"type": "object", "properties": {"room": {"type": "string", "maxLength": 5}}}
+    assert accepts(tokenizer, '{"room": "attic"}', parameters=short, strict=strict)
+    assert not accepts(tokenizer, '{"room": "attics', parameters=short, strict=strict)
+
+
+@pytest.mark.parametrize("most", [-1, 2.5, "5", True, None, 10**30])
+def test_bound_that_is_none_stands_in_no_ones_way(tokenizer: Any, most: Any) -> None:
+    odd = {"type": "object", "properties": {"room": {"type": "string", "maxLength": most}}}
+    assert accepts(tokenizer, '{"room": "the attic"}', parameters=odd)
+
+
 def test_tool_that_a_request_names_is_held_too(tokenizer: Any) -> None:
     choice = {"type": "function", "function": {"name": "set_light"}}
     assert accepts(tokenizer, '{"room": "attic", "on": true}', choice, parameters=LIGHT)
