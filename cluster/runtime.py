@@ -302,5 +302,8 @@ def _alone(settings: Settings) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ValueError("another `trivium up` or `down` works on this state; wait for it to end") from None
+            raise ValueError(
+                "another `trivium up` or `down` works on this state; wait for it to end, or press Ctrl-C there once it "
+                "only says that replicas are finishing: they finish without it"
+            ) from None
         yield

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shlex
 import shutil
@@ -176,6 +177,15 @@ def test_busy_port_is_found_before_ray_starts(home: Cluster, tmp_path: Path) -> 
     result = second.trivium("up", check=False)
     assert result.returncode != 0
     assert f"port {home.settings.http_port} (gateway) is taken by another program" in result.stderr
+
+
+@pytest.mark.parametrize("command", ["up", "down"])
+def test_one_at_a_time_and_the_other_says_what_to_do(home: Cluster, command: str) -> None:
+    with open(home.state / ".runtime.lock", "w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        result = home.trivium(command, check=False)
+    assert result.returncode == 1 and "Ctrl-C there once it only says that replicas are finishing" in result.stderr
+    assert echo(home)
 
 
 def test_down_without_up_ends_nothing(home: Cluster, tmp_path: Path) -> None:
