@@ -176,6 +176,7 @@ def _loosened_value(schema: Any) -> dict[str, Any]:
     if not isinstance(schema, dict) or schema.get("type") != "string":
         return {}
     most = schema.get("maxLength")
+    # xgrammar 0.2.8 fails on what is not a whole number of 64 bits, and nobody's call may; no answer is 2**31 long.
     return {"type": "string"} | ({"maxLength": most} if type(most) is int and 0 <= most < 2**31 else {})
 
 
